@@ -3,11 +3,9 @@
 # %% ../nbs/09_pretraining.ipynb #c001
 from __future__ import annotations
 
-import csv
-import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,18 +15,21 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from . import miniature, models, prompts
 from .miniature import BASE, NOVEL, Scene, Sprite, find_sprites, labels_of, random_scene, sprites_by_label
+from .records import forget_after, log_line, start_run
+from .settings import PretrainConfig
 
 # %% auto #0
-__all__ = ['ROWS', 'COLUMNS', 'QA', 'KINDS', 'MEAN', 'DEVIATION', 'NAMING_SIDE', 'class_names', 'scene_sprites', 'single_sprites',
-           'place_name', 'scene_thought', 'stated_confidence', 'scene_questions', 'single_question', 'tokenizer_corpus',
-           'pixel_patches', 'dense_targets', 'DenseHeads', 'dense_loss', 'PretrainConfig', 'data_seed',
-           'training_scenes', 'training_singles', 'prefix_ids', 'Prefix', 'run_prefix', 'encode_qa', 'answer_loss',
-           'stack_targets', 'name_step', 'look_step', 'talk_step', 'new_model', 'schedule', 'save_checkpoint',
-           'load_checkpoint', 'pretrain', 'log_line', 'save_model']
+__all__ = ['ROWS', 'COLUMNS', 'QA', 'KINDS', 'MEAN', 'DEVIATION', 'REACH', 'NAMING_SIDE', 'STEPS', 'class_names', 'scene_sprites',
+           'single_sprites', 'place_name', 'scene_thought', 'stated_confidence', 'scene_questions', 'single_question',
+           'tokenizer_corpus', 'pixel_patches', 'dense_targets', 'extent_targets', 'DenseHeads', 'dense_loss',
+           'data_seed', 'training_scenes', 'training_singles', 'prefix_ids', 'Prefix', 'run_prefix', 'encode_qa',
+           'answer_loss', 'extent_loss', 'stack_targets', 'name_step', 'look_step', 'talk_step', 'new_model',
+           'schedule', 'save_checkpoint', 'load_checkpoint', 'pretrain', 'save_model']
 
 # %% ../nbs/09_pretraining.ipynb #c002
 @lru_cache(maxsize=1)
@@ -159,9 +160,10 @@ def pixel_patches(
 # %% ../nbs/09_pretraining.ipynb #c007
 def dense_targets(
     scene: Scene,  # a training scene
+    cell: int = models.PATCH * models.MERGE,  # pixels: side of a visual token; models.PATCH for patches
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each visual token (row by row): class number (0 for none), and the box as shares of the side."""
-    names, side, cell = class_names(), scene.pixels.shape[0], models.PATCH * models.MERGE
+    """For each cell, row by row: the class number under it (0 for none), and that box as shares of the side."""
+    names, side = class_names(), scene.pixels.shape[0]
     grid = side // cell
     classes, boxes, best = np.zeros((grid, grid), np.int64), np.zeros((grid, grid, 4), np.float32), np.zeros((grid, grid))
     edges = np.arange(grid) * cell
@@ -174,12 +176,31 @@ def dense_targets(
     return classes.ravel(), boxes.reshape(-1, 4)
 
 # %% ../nbs/09_pretraining.ipynb #c008
-class DenseHeads(nn.Module):
-    """Two linear read-outs that exist during pre-training only: of the vision tower, and of a middle layer."""
+REACH = 6  # patches: how far a patch is asked about the extent of its object
 
-    def __init__(self, width: int, classes: int):
+
+def extent_targets(
+    scene: Scene,  # a training scene
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each patch, in the processor's order: (N,) is it on an object, and (N, 24) does that object's box still
+    reach 1, 2, … 6 patches to the left, upwards, to the right, downwards of the patch's centre."""
+    classes, boxes = dense_targets(scene, models.PATCH)
+    grid = int(len(classes) ** 0.5)
+    centre = (np.arange(grid) + 0.5) / grid
+    middle = np.stack([np.tile(centre, grid), np.repeat(centre, grid)] * 2, axis=-1)  # (N, 4)
+    room = np.abs(boxes - middle) * grid  # patches from the centre to each side of the box
+    reach = (room[..., None] >= np.arange(1, REACH + 1)).reshape(len(classes), -1)
+    order = np.arange(grid * grid).reshape(grid // 2, 2, grid // 2, 2).transpose(0, 2, 1, 3).ravel()
+    return (classes > 0)[order], reach[order]
+
+# %% ../nbs/09_pretraining.ipynb #c009
+class DenseHeads(nn.Module):
+    """Linear read-outs that exist during pre-training only: of patches, of visual tokens, of a middle layer."""
+
+    def __init__(self, width: int, vision_width: int, classes: int):
         super().__init__()
         self.classes = classes
+        self.patch = nn.Linear(vision_width, 1 + 4 * REACH)
         self.tower = nn.Linear(width, 1 + classes + 4)
         self.middle = nn.Linear(width, 1 + classes + 4 + 4 * 11 + 4 * 10)
 
@@ -204,31 +225,12 @@ def dense_loss(
     digits = read[here][:, n + 4:]
     hundreds = F.cross_entropy(digits[:, :44].reshape(-1, 11), (thousandths // 100).flatten())
     tens = F.cross_entropy(digits[:, 44:].reshape(-1, 10), (thousandths // 10 % 10).flatten())
-    loss = label_loss[0] + label_loss[1] + 5 * offset + 5 * place + 0.5 * hundreds + 0.2 * tens
+    loss = label_loss[0] + label_loss[1] + 10 * offset + 10 * place + hundreds + 0.2 * tens
     named = [(out[..., :n].argmax(-1) == classes)[here].float().mean().item() for out in (seen, read)]
     return loss, dict(tower_named=named[0], tower_box=offset.item(), middle_named=named[1], middle_box=place.item(),
                       hundreds=hundreds.item(), tens=tens.item())
 
-# %% ../nbs/09_pretraining.ipynb #c009
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Every knob of pre-training; stage `name` teaches to tell things apart, `look` where they are, `talk` to answer."""
-
-    stage: str = "name"  # name, look or talk
-    steps: int = 1000  # optimiser steps
-    scenes: int = 16  # scenes a step
-    singles: int = 32  # single pictures a step
-    questions: int = 3  # questions a scene, stage talk
-    learning_rate: float = 1.2e-3  # peak; cosine to 3%
-    warmup: int = 100  # steps
-    dense_weight: float = 1.0  # of the dense labels in stage talk
-    family: str = "qwen3_vl"  # qwen2_vl or qwen3_vl
-    seed: int = 0  # of weights and data
-    start: str = ""  # folder of a model to go on from; random weights when empty
-    every: int = 100  # steps between checkpoints and log lines
-    threads: int = 1  # torch threads
-
-
+# %% ../nbs/09_pretraining.ipynb #c010
 def data_seed(seed: int, step: int, number: int) -> int:
     """A 31-bit seed for picture `number` of step `step`: data depends on nothing else, so a run can resume."""
     return int(np.random.SeedSequence([seed, step, number]).generate_state(1)[0]) >> 1
@@ -249,7 +251,7 @@ def training_singles(config: PretrainConfig, step: int, count: int, side: int) -
         kinds.append(KINDS[bank])
     return scenes, kinds
 
-# %% ../nbs/09_pretraining.ipynb #c010
+# %% ../nbs/09_pretraining.ipynb #c011
 def prefix_ids(tokenizer: PreTrainedTokenizerFast, visual_tokens: int) -> list[int]:
     """Token ids of the user's turn up to and including the picture."""
     return tokenizer("<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * visual_tokens + "<|vision_end|>")["input_ids"]
@@ -259,6 +261,8 @@ def prefix_ids(tokenizer: PreTrainedTokenizerFast, visual_tokens: int) -> list[i
 class Prefix:
     """What the model computed about pictures, ready for questions."""
 
+    patches: Tensor  # (B, 4 N, W) patches after the last block of the vision tower
+    patches: Tensor  # (B, 4 N, W) patches after the last block of the vision tower
     tower: Tensor  # (B, N, D) merged tokens of the vision tower
     middle: Tensor  # (B, N, D) hidden states of the middle layer at the visual positions
     cache: DynamicCache  # keys and values of the whole prefix
@@ -272,8 +276,8 @@ def run_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pictu
     n = int(grid[0].prod()) // models.MERGE**2
     ids = torch.tensor([prefix_ids(tokenizer, n)] * len(pictures))
     kinds = (ids == model.config.image_token_id).int()
-    towers: list[Tensor] = []
-    hook = model.model.visual.register_forward_hook(lambda module, args, out: towers.append(out.pooler_output))
+    seen: list[Tensor] = []
+    hook = model.model.visual.register_forward_hook(lambda module, args, out: seen.extend([out.last_hidden_state, out.pooler_output]))
     cache = DynamicCache(config=model.config.text_config)
     out = model.model(input_ids=ids, pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=kinds, use_cache=True,
                       past_key_values=cache, output_hidden_states=True)
@@ -281,7 +285,8 @@ def run_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pictu
     layer = len(out.hidden_states) // 2
     middle = out.hidden_states[layer][kinds.bool()].view(len(pictures), n, -1)
     positions = model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid)[0]
-    return Prefix(towers[0].view(len(pictures), n, -1), middle, cache, ids.shape[1], int(positions.max()) + 1)
+    patches, tower = (value.view(len(pictures), -1, value.shape[-1]) for value in seen)
+    return Prefix(patches, tower, middle, cache, ids.shape[1], int(positions.max()) + 1)
 
 
 def encode_qa(tokenizer: PreTrainedTokenizerFast, qa: QA) -> tuple[list[int], list[int]]:
@@ -314,7 +319,20 @@ def answer_loss(
     keep = labels[:, 1:] != -100
     return F.cross_entropy(model.lm_head(hidden[:, :-1][keep]), labels[:, 1:][keep])
 
-# %% ../nbs/09_pretraining.ipynb #c011
+# %% ../nbs/09_pretraining.ipynb #c012
+def extent_loss(
+    heads: DenseHeads,  # the read-outs
+    patches: Tensor,  # (B, P, W) patches after the last block of the tower
+    scenes: Sequence[Scene],  # the pictures
+) -> tuple[Tensor, float]:
+    """Every patch says whether it is on an object and how far the object goes; also the share of right answers."""
+    here, reach = (torch.from_numpy(np.stack(part)) for part in zip(*map(extent_targets, scenes)))
+    out = heads.patch(patches)
+    on = F.binary_cross_entropy_with_logits(out[..., 0], here.float())
+    far = F.binary_cross_entropy_with_logits(out[..., 1:][here], reach[here].float())
+    return on + far, ((out[..., 1:][here] > 0) == reach[here]).float().mean().item()
+
+
 def stack_targets(scenes: Sequence[Scene]) -> tuple[np.ndarray, Tensor, Tensor]:
     """Pictures (B, S, S, 3), dense class numbers (B, N) and dense boxes (B, N, 4)."""
     targets = [dense_targets(scene) for scene in scenes]
@@ -340,9 +358,12 @@ def name_step(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, heads:
 def look_step(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, heads: DenseHeads,
               config: PretrainConfig, step: int) -> tuple[Tensor, dict[str, float]]:
     """Stage look: dense labels on scenes, and the name of the one object in small single pictures."""
-    pictures, classes, boxes = stack_targets(training_scenes(config, step, config.scenes))
+    scenes = training_scenes(config, step, config.scenes)
+    pictures, classes, boxes = stack_targets(scenes)
     prefix = run_prefix(model, tokenizer, pictures)
     loss, metrics = dense_loss(heads, prefix.tower, prefix.middle, classes, boxes)
+    extent, metrics["reach"] = extent_loss(heads, prefix.patches, scenes)
+    loss = loss + 4 * extent
     singles, _ = training_singles(config, step, config.singles, side=64)
     values, grid = pixel_patches(np.stack([scene.pixels for scene in singles]))
     seen = model.model.visual(values, grid_thw=grid).pooler_output.view(len(singles), -1, heads.tower.in_features)
@@ -360,6 +381,7 @@ def talk_step(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, heads:
     pictures, classes, boxes = stack_targets(scenes)
     prefix = run_prefix(model, tokenizer, pictures)
     dense, metrics = dense_loss(heads, prefix.tower, prefix.middle, classes, boxes)
+    extent, metrics["reach"] = extent_loss(heads, prefix.patches, scenes)
     rows = [(i, qa) for i, scene in enumerate(scenes) for qa in scene_questions(scene, random, config.questions)]
     found = answer_loss(model, tokenizer, prefix, rows)
     singles, kinds = training_singles(config, step, config.singles, side=miniature.SIDE)
@@ -367,9 +389,11 @@ def talk_step(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, heads:
     rows = [(i, single_question(s.objects[0][0], kind, random)) for i, (s, kind) in enumerate(zip(singles, kinds))]
     named = answer_loss(model, tokenizer, prefix, rows)
     metrics |= dict(scene_loss=found.item(), single_loss=named.item())
-    return found + 0.5 * named + config.dense_weight * dense, metrics
+    return found + 0.5 * named + config.dense_weight * (dense + 4 * extent), metrics
 
-# %% ../nbs/09_pretraining.ipynb #c012
+STEPS = {"name": name_step, "look": look_step, "talk": talk_step}
+
+# %% ../nbs/09_pretraining.ipynb #c013
 def new_model(config: PretrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, DenseHeads]:
     """Random weights and a fresh tokenizer, or a saved start with its heads."""
     if config.start:
@@ -378,7 +402,8 @@ def new_model(config: PretrainConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
     else:
         tokenizer = models.train_tokenizer(tokenizer_corpus(), class_names())
         model = models.tiny_vlm(tokenizer, config.family, seed=config.seed)
-    heads = DenseHeads(model.config.text_config.hidden_size, len(class_names()))
+    width, vision_width = model.config.text_config.hidden_size, model.model.visual.patch_embed.proj.out_channels
+    heads = DenseHeads(width, vision_width, len(class_names()))
     saved = Path(config.start) / "heads.safetensors"
     if config.start and saved.is_file():
         heads.load_state_dict(load_file(saved))
@@ -417,15 +442,17 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
     with safe_open(path, framework="pt") as file:
         return int(file.metadata()["step"])
 
-# %% ../nbs/09_pretraining.ipynb #c013
+# %% ../nbs/09_pretraining.ipynb #c014
 def pretrain(
     config: PretrainConfig,  # every knob
     folder: str | Path,  # where the model, the checkpoint and the log go; resumes when a checkpoint is there
+    command: str = "",  # the command line, for the record
 ) -> Path:
     """Train the tiny VLM one stage; returns the folder, which then loads like any other model."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if config.stage not in STEPS:
+        raise ValueError(f"unknown stage {config.stage!r}; expected one of {list(STEPS)}")
     torch.set_num_threads(config.threads)
+    folder = start_run(folder, dict(task="pretraining", method=config.stage, model=config.family, command=command) | asdict(config))
     torch.set_flush_denormal(True)
     model, tokenizer, heads = new_model(config)
     modules = {"model": model, "heads": heads}
@@ -434,37 +461,28 @@ def pretrain(
     checkpoint, done = folder / "checkpoint.safetensors", 0
     if checkpoint.is_file():
         done = load_checkpoint(checkpoint, modules, optimizer)
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
-    one_step = {"name": name_step, "look": look_step, "talk": talk_step}[config.stage]
-    window, started = [], time.perf_counter()
+    forget_after(folder / "metrics.csv", done)
+    window, started, bar = [], time.perf_counter(), tqdm(total=config.steps, initial=done, desc=config.stage)
     for step in range(done, config.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule(config, step)
-        loss, metrics = one_step(model, tokenizer, heads, config, step)
+        loss, metrics = STEPS[config.stage](model, tokenizer, heads, config, step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         window.append(dict(loss=loss.item()) | metrics)
+        bar.update()
         if (step + 1) % config.every == 0 or step + 1 == config.steps:
             means = {key: float(np.mean([row[key] for row in window])) for key in window[0]}
             seconds = (time.perf_counter() - started) / len(window)
             log_line(folder / "metrics.csv", dict(step=step + 1, seconds_a_step=seconds) | means)
             save_checkpoint(checkpoint, step + 1, modules, optimizer)
+            bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()})
             window, started = [], time.perf_counter()
+    bar.close()
     save_model(model, tokenizer, heads, folder, config.family)
     return folder
-
-
-def log_line(path: Path, row: dict[str, float]) -> None:
-    """Append one line to a table and print it; writes the header first."""
-    new = not path.is_file()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow({key: f"{value:.5g}" for key, value in row.items()})
-    print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, heads: DenseHeads, folder: Path,

@@ -3,7 +3,6 @@
 # %% ../nbs/13_sft.ipynb #c001
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -12,24 +11,13 @@ from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin
 from trl import SFTConfig, SFTTrainer
 
 from .records import RecordCallback, last_checkpoint
+from .settings import SFTSettings
 from .trainer import chat_rows
 
 # %% auto #0
-__all__ = ['SFTSettings', 'train_sft']
+__all__ = ['train_sft']
 
 # %% ../nbs/13_sft.ipynb #c002
-@dataclass(frozen=True)
-class SFTSettings:
-    """The knobs of an SFT run; the defaults suit the tiny VLM on two CPU cores."""
-
-    steps: int = 60  # optimiser steps
-    batch: int = 8  # rows a step
-    learning_rate: float = 1e-4  # peak; linear decay to 0 after a short warm-up
-    warmup: int = 5  # steps
-    seed: int = 0  # of the order of rows
-    save_every: int = 20  # steps between checkpoints
-
-
 def train_sft(
     model: PreTrainedModel,  # the start; trained in place
     processor: ProcessorMixin,  # its processor

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -16,10 +15,10 @@ from trl import GRPOConfig, GRPOTrainer
 from .records import RecordCallback, last_checkpoint
 from .rewards import REWARD_SETS, Reward
 from .rollouts import Sampling, completion_logits, sample
+from .settings import GRPOSettings
 
 # %% auto #0
-__all__ = ['GRPO_COLUMNS', 'split_images', 'distinct_rows', 'VisualGRPOTrainer', 'GRPOSettings', 'chat_rows', 'grpo_config',
-           'train_grpo']
+__all__ = ['GRPO_COLUMNS', 'split_images', 'distinct_rows', 'VisualGRPOTrainer', 'chat_rows', 'grpo_config', 'train_grpo']
 
 # %% ../nbs/12_trainer.ipynb #c002
 def split_images(
@@ -111,25 +110,6 @@ def _inputs(ids: Tensor, mask: Tensor, kinds: Tensor, images: Sequence[tuple[Ten
     ))
 
 # %% ../nbs/12_trainer.ipynb #c004
-@dataclass(frozen=True)
-class GRPOSettings:
-    """The knobs of a GRPO run; the defaults suit the tiny VLM on two CPU cores."""
-
-    steps: int = 60  # optimiser steps
-    prompts: int = 8  # prompts a step
-    group: int = 8  # G, completions a prompt
-    learning_rate: float = 1e-4  # peak; linear decay to 0 after a short warm-up
-    warmup: int = 5  # steps
-    beta: float = 0.0  # weight of the KL divergence from the start
-    temperature: float = 1.0  # of sampling
-    max_completion_length: int = 96  # tokens
-    loss: str = "dapo"  # TRL's loss_type: grpo, dr_grpo, dapo, bnpo, ...
-    scale: str = "group"  # TRL's scale_rewards: group, batch or none
-    rewards: str = "robust"  # a key of REWARD_SETS
-    seed: int = 0  # of sampling and of the order of prompts
-    save_every: int = 20  # steps between checkpoints
-
-
 GRPO_COLUMNS = {
     "reward": "reward", "rewards/detection_iou/mean": "iou", "rewards/detection_confidence/mean": "confidence",
     "rewards/detection_format/mean": "format", "reward_std": "reward_spread", "frac_reward_zero_std": "equal_groups",

@@ -1,0 +1,36 @@
+# make run   the few-shot study: the start, SFT and GRPO on the same pictures
+# make test  every test, every notebook
+# make check the code style, and that notebooks and package agree
+# make lab   JupyterLab on the notebooks
+# make clean remove what make made (runs/ is yours and stays)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP_ARGS ?=
+
+.PHONY: run test check lab clean
+
+run: $(READY)
+	$(BIN)/visual-rft compare --out runs/compare
+
+test: $(READY)
+	$(BIN)/python -m pytest -q tests
+
+check: $(READY)
+	$(BIN)/ruff check visual_rft tests tools setup.py
+	$(BIN)/python -m pytest -q tests/test_sync.py tests/test_style.py
+
+lab: $(READY)
+	$(BIN)/jupyter lab nbs
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): settings.ini setup.py pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; try: make PYTHON=python3.11')"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet $(PIP_ARGS) -e ".[dev]"
+	touch $(READY)

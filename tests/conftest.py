@@ -1,0 +1,38 @@
+"""Shared fixtures: a tiny random model of each family, and deterministic threads."""
+
+import os
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+torch.set_num_threads(max(1, (os.cpu_count() or 1) // 1))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from visual_rft.models import train_tokenizer
+    from visual_rft.pretraining import class_names, tokenizer_corpus
+
+    return train_tokenizer(tokenizer_corpus(200), class_names())
+
+
+@pytest.fixture(scope="session", params=["qwen2_vl", "qwen3_vl"])
+def tiny(request, tokenizer):
+    """A small random model and its processor, of each family in turn."""
+    from visual_rft.models import tiny_processor, tiny_vlm
+
+    model = tiny_vlm(tokenizer, request.param, width=64, layers=2, vision_width=32, vision_layers=2)
+    return model.eval(), tiny_processor(tokenizer, request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tokenizer, tmp_path_factory):
+    """A small random Qwen3-VL on disk, to be loaded by name."""
+    from visual_rft.models import tiny_processor, tiny_vlm
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny_vlm(tokenizer, width=64, layers=2, vision_width=32, vision_layers=2).save_pretrained(folder)
+    tiny_processor(tokenizer).save_pretrained(folder)
+    return str(folder)

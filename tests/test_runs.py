@@ -1,0 +1,141 @@
+"""Runs: records, resuming after a kill, one clear error for each mistake."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from visual_rft import prompts
+from visual_rft.cli import main
+from visual_rft.records import forget_after, last_checkpoint, log_line, read_log, start_run
+from visual_rft.settings import GRPOSettings
+
+VISUAL_RFT = [str(Path(sys.executable).with_name("visual-rft"))]
+SMALL = dict(
+    grpo=["--steps", "4", "--save-every", "2", "--prompts", "2", "--group", "2", "--max-completion-length", "8", "--shots", "1"],
+    sft=["--steps", "4", "--save-every", "2", "--batch", "2", "--shots", "1"],
+    pretrain=["--stage", "look", "--steps", "4", "--every", "2", "--scenes", "1", "--singles", "1"],
+)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def command(method: str, folder: Path, model: str) -> list[str]:
+    start = [] if method == "pretrain" else ["--model", model]
+    return [*VISUAL_RFT, method, *SMALL[method], *start, "--threads", "1", "--out", str(folder)]
+
+
+def half_done(method: str, folder: Path) -> bool:
+    if method == "pretrain":
+        return (folder / "checkpoint.safetensors").is_file()
+    return (folder / "checkpoint-2" / "trainer_state.json").is_file()
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_a_killed_run_ends_like_an_unbroken_one(method: str, tmp_path: Path, tiny_folder: str) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(method, whole, tiny_folder), check=True, capture_output=True)
+    process = subprocess.Popen(command(method, broken, tiny_folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 240
+    while not half_done(method, broken) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    model = "" if method == "pretrain" else "model"
+    assert not (broken / model / "model.safetensors").is_file(), "the kill came too late to prove anything"
+    subprocess.run(command(method, broken, tiny_folder), check=True, capture_output=True)
+    first, second = weights(whole / model), weights(broken / model)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    columns = [read_log(folder / "metrics.csv") for folder in (whole, broken)]
+    for name in set(columns[0]) - {"seconds", "seconds_a_step"}:
+        assert columns[0][name] == pytest.approx(columns[1][name], nan_ok=True), name
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
+    start_run(tmp_path, dict(steps=3, seed=1, command="a"))
+    assert start_run(tmp_path, dict(steps=3, seed=1, command="b")) == tmp_path
+    with pytest.raises(ValueError, match="holds another run: steps was 3, now 4"):
+        start_run(tmp_path, dict(steps=4, seed=1))
+    recorded = json.loads((tmp_path / "env.json").read_text())
+    assert recorded["packages"]["torch"] == torch.__version__.split("+")[0] or recorded["packages"]["torch"] == torch.__version__
+
+
+def test_lines_after_a_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    for step in range(1, 6):
+        log_line(path, dict(step=step, loss=step / 10))
+    forget_after(path, 3)
+    assert read_log(path) == dict(step=[1.0, 2.0, 3.0], loss=[0.1, 0.2, 0.3])
+    assert last_checkpoint(tmp_path) is None and last_checkpoint(tmp_path / "nowhere") is None
+
+
+# ---------------------------------------------------------------------------------------------------- mistakes
+
+def run(*words: str) -> tuple[int, str]:
+    done = subprocess.run([*VISUAL_RFT, *words], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    row = dict(image="a.png", problem=prompts.detection_prompt("cat"), solution=prompts.completion("No Objects"))
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row), encoding="utf-8")
+    return path
+
+
+def mistake(kind: str, rows: Path) -> tuple[list[str], str]:
+    """A command line with one mistake in it, and the word that the error must name."""
+    row, folder = json.loads(rows.read_text()), rows.parent
+    grpo = ["grpo", "--data", str(rows), "--out", str(folder / "out")]
+    if kind == "missing image":
+        rows.write_text(json.dumps(row | dict(image="gone.png")))
+        return grpo, "gone.png"
+    if kind == "unreadable image":
+        (folder / "a.png").write_text("x")
+        return grpo, "a.png"
+    if kind == "missing column":
+        rows.write_text(json.dumps({k: v for k, v in row.items() if k != "solution"}))
+        return grpo, "solution"
+    if kind == "empty data set":
+        rows.write_text("")
+        return grpo, "rows.jsonl"
+    if kind == "unknown category":
+        return ["compare", "--quick", "--categories", "cat,unicorn", "--out", str(folder / "out")], "unicorn"
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    return ["evaluate", "--model", str(folder / "model")], "safetensors"
+
+
+KINDS = ["missing image", "unreadable image", "missing column", "empty data set", "unknown category", "no weights"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mistakes_are_one_clear_line(kind: str, rows: Path) -> None:
+    words, culprit = mistake(kind, rows)
+    earlier = rows.parent / "out" / "base" / "summary.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text('{"AP": 0.5}')
+    code, text = run(*words)
+    errors = [line for line in text.splitlines() if line.startswith("visual-rft: error:")]
+    assert code == 2 and len(errors) == 1 and culprit in errors[0] and "Traceback" not in text
+    assert earlier.read_text() == '{"AP": 0.5}'
+
+
+def test_help_explains_every_option(capsys) -> None:
+    for words in (["--help"], ["compare", "--help"], ["grpo", "--help"], ["pretrain", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "--beta" in text and "KL divergence" in text and str(GRPOSettings.learning_rate) in text
