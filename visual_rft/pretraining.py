@@ -24,12 +24,12 @@ from .records import forget_after, log_line, start_run
 from .settings import PretrainConfig
 
 # %% auto #0
-__all__ = ['ROWS', 'COLUMNS', 'QA', 'KINDS', 'MEAN', 'DEVIATION', 'REACH', 'NAMING_SIDE', 'STEPS', 'class_names', 'scene_sprites',
-           'single_sprites', 'place_name', 'scene_thought', 'stated_confidence', 'scene_questions', 'single_question',
-           'tokenizer_corpus', 'pixel_patches', 'dense_targets', 'extent_targets', 'DenseHeads', 'dense_loss',
-           'data_seed', 'training_scenes', 'training_singles', 'prefix_ids', 'Prefix', 'run_prefix', 'encode_qa',
-           'answer_loss', 'extent_loss', 'stack_targets', 'name_step', 'look_step', 'talk_step', 'new_model',
-           'schedule', 'save_checkpoint', 'load_checkpoint', 'pretrain', 'save_model']
+__all__ = ['ROWS', 'COLUMNS', 'QA', 'KINDS', 'MEAN', 'DEVIATION', 'REACH', 'PLACES', 'NAMING_SIDE', 'STEPS', 'class_names',
+           'scene_sprites', 'single_sprites', 'place_name', 'scene_thought', 'stated_confidence', 'scene_questions',
+           'single_question', 'tokenizer_corpus', 'pixel_patches', 'dense_targets', 'extent_targets', 'DenseHeads',
+           'dense_loss', 'data_seed', 'training_scenes', 'training_singles', 'prefix_ids', 'Prefix', 'run_prefix',
+           'encode_qa', 'token_weights', 'answer_loss', 'extent_loss', 'stack_targets', 'name_step', 'look_step',
+           'talk_step', 'new_model', 'schedule', 'save_checkpoint', 'load_checkpoint', 'pretrain', 'save_model']
 
 # %% ../nbs/09_pretraining.ipynb #c002
 @lru_cache(maxsize=1)
@@ -295,20 +295,38 @@ def encode_qa(tokenizer: PreTrainedTokenizerFast, qa: QA) -> tuple[list[int], li
     return question, tokenizer(qa[1] + "<|im_end|>")["input_ids"]
 
 
+PLACES = (0.1, 1.5, 2.0, 1.0)  # weight of the loss on units, tens, hundreds, thousands of a number
+
+
+def token_weights(
+    tokenizer: PreTrainedTokenizerFast,  # its digits are single tokens
+    reply: Sequence[int],  # token ids
+) -> list[float]:
+    """One weight a token: the units of a coordinate are finer than a pixel, its hundreds decide where the box is."""
+    digits = [token.isdigit() for token in tokenizer.convert_ids_to_tokens(reply)]
+    weights, place = [], 0
+    for digit in reversed(digits):
+        weights.append(PLACES[min(place, 3)] if digit else 1.0)
+        place = place + 1 if digit else 0
+    return weights[::-1]
+
+
 def answer_loss(
     model: PreTrainedModel,  # the tiny VLM
     tokenizer: PreTrainedTokenizerFast,  # its tokenizer
     prefix: Prefix,  # pictures already seen
     rows: Sequence[tuple[int, QA]],  # (number of the picture, question and reply)
 ) -> Tensor:
-    """Mean next-token loss over the replies; gradients flow through the shared cache into the tower."""
+    """Weighted mean next-token loss over the replies; gradients flow through the shared cache into the tower."""
     encoded = [encode_qa(tokenizer, qa) for _, qa in rows]
     width = max(len(question) + len(reply) for question, reply in encoded)
     ids = torch.full((len(rows), width), tokenizer.pad_token_id)
     labels, lengths = torch.full_like(ids, -100), []
+    weights = torch.zeros(ids.shape)
     for row, (question, reply) in enumerate(encoded):
         ids[row, :len(question) + len(reply)] = torch.tensor(question + reply)
         labels[row, len(question):len(question) + len(reply)] = torch.tensor(reply)
+        weights[row, len(question):len(question) + len(reply)] = torch.tensor(token_weights(tokenizer, reply))
         lengths.append(len(question) + len(reply))
     prefix.cache.batch_select_indices(torch.tensor([number for number, _ in rows]))
     seen = torch.arange(width) < torch.tensor(lengths)[:, None]
@@ -317,7 +335,9 @@ def answer_loss(
     hidden = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix.cache,
                          use_cache=True).last_hidden_state
     keep = labels[:, 1:] != -100
-    return F.cross_entropy(model.lm_head(hidden[:, :-1][keep]), labels[:, 1:][keep])
+    loss = F.cross_entropy(model.lm_head(hidden[:, :-1][keep]), labels[:, 1:][keep], reduction="none")
+    weight = weights[:, 1:][keep]
+    return (loss * weight).sum() / weight.sum()
 
 # %% ../nbs/09_pretraining.ipynb #c012
 def extent_loss(
@@ -448,7 +468,7 @@ def pretrain(
     folder: str | Path,  # where the model, the checkpoint and the log go; resumes when a checkpoint is there
     command: str = "",  # the command line, for the record
 ) -> Path:
-    """Train the tiny VLM one stage; returns the folder, which then loads like any other model."""
+    """Train the tiny VLM one stage; returns the folder of the model, which loads like any other."""
     if config.stage not in STEPS:
         raise ValueError(f"unknown stage {config.stage!r}; expected one of {list(STEPS)}")
     torch.set_num_threads(config.threads)
@@ -481,8 +501,8 @@ def pretrain(
             bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()})
             window, started = [], time.perf_counter()
     bar.close()
-    save_model(model, tokenizer, heads, folder, config.family)
-    return folder
+    save_model(model, tokenizer, heads, folder / "model", config.family)
+    return folder / "model"
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, heads: DenseHeads, folder: Path,
