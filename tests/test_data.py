@@ -35,7 +35,7 @@ def test_benchmarks_are_frozen(name: str) -> None:
 def test_boxes_are_tight() -> None:
     sprites = miniature.find_sprites("bank3d", labels=["soccer ball"])
     scene = miniature.draw_scene(4, [sprites])
-    (_, (x1, y1, x2, y2)), = scene.objects
+    ((_, (x1, y1, x2, y2)),) = scene.objects
     plain = miniature.background(np.random.RandomState(4)).astype(int)
     rows, columns = np.nonzero(np.abs(scene.pixels.astype(int) - plain).max(-1) > 0)
     assert abs(columns.min() - x1) <= 1 and abs(columns.max() + 1 - x2) <= 1
@@ -65,7 +65,11 @@ def test_no_test_picture_is_ever_trained_on() -> None:
 def test_every_sprite_is_credited_and_unchanged() -> None:
     with (ASSETS / "manifest.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    files = {p.relative_to(ASSETS).as_posix() for bank in ("bank3d", "bank_emoji", "bank_creatures") for p in (ASSETS / bank).iterdir()}
+    files = {
+        p.relative_to(ASSETS).as_posix()
+        for bank in ("bank3d", "bank_emoji", "bank_creatures")
+        for p in (ASSETS / bank).iterdir()
+    }
     assert {row["file"] for row in rows} == files
     credits = (ASSETS / "ATTRIBUTION.md").read_text(encoding="utf-8")
     for row in rows:
@@ -87,10 +91,16 @@ def test_pixel_patches_equal_the_processor() -> None:
 
 # ---------------------------------------------------------------------------------------------------- rows of one's own
 
+
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
-    row = dict(image="a.png", problem=prompts.detection_prompt("cat"), solution=prompts.completion("No Objects"), category="cat")
+    row = dict(
+        image="a.png",
+        problem=prompts.detection_prompt("cat"),
+        solution=prompts.completion("No Objects"),
+        category="cat",
+    )
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     return path
@@ -112,14 +122,17 @@ def test_rows_of_ones_own_load(good: Path, tmp_path: Path) -> None:
         assert again[0]["solution"] == rows[0]["solution"] and again[0]["image"].size == (40, 30)
 
 
-@pytest.mark.parametrize(("columns", "words"), [
-    (dict(image="gone.png"), ["rows.jsonl, row 1", "gone.png", "not found"]),
-    (dict(problem=None), ["row 1", "'problem'", "solution"]),
-    (dict(image=None), ["row 1", "'image'"]),
-    (dict(solution=3), ["row 1", "'solution'", "text"]),
-    (dict(task="sudoku"), ["row 1", "sudoku", "detection"]),
-    (dict(image=7), ["row 1", "'image'", "path"]),
-])
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (dict(image="gone.png"), ["rows.jsonl, row 1", "gone.png", "not found"]),
+        (dict(problem=None), ["row 1", "'problem'", "solution"]),
+        (dict(image=None), ["row 1", "'image'"]),
+        (dict(solution=3), ["row 1", "'solution'", "text"]),
+        (dict(task="sudoku"), ["row 1", "sudoku", "detection"]),
+        (dict(image=7), ["row 1", "'image'", "path"]),
+    ],
+)
 def test_bad_rows_are_named(good: Path, columns: dict, words: list[str]) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         data.load_rows(change(good, **columns))
@@ -145,6 +158,7 @@ def test_unreadable_images_empty_sets_and_wrong_files_are_named(good: Path, tmp_
 
 
 # ---------------------------------------------------------------------------------------------------- scores
+
 
 def detection(*cases: tuple[list, list, list]) -> tuple:
     """Rows and completions from (true boxes, predicted boxes, confidences)."""

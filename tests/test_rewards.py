@@ -27,7 +27,9 @@ HONEST = {
     "classification": prompts.completion("hot dog", "a sausage"),
     "grounding": prompts.completion(prompts.grounding_answer(TRUE[0]), "there"),
 }
-box = st.tuples(*[st.integers(0, 1000)] * 4).map(lambda v: [min(v[0], v[2]), min(v[1], v[3]), max(v[0], v[2]) + 1, max(v[1], v[3]) + 1])
+box = st.tuples(*[st.integers(0, 1000)] * 4).map(
+    lambda v: [min(v[0], v[2]), min(v[1], v[3]), max(v[0], v[2]) + 1, max(v[1], v[3]) + 1]
+)
 
 
 def score(task: str, text: str, kind: str = "robust", solution: str | None = None) -> float:
@@ -42,29 +44,49 @@ def test_the_honest_answer_gets_everything(task: str) -> None:
 
 ATTACKS = {
     "detection": [
-        "", "<think></think><answer></answer>", "junk " * 500, prompts.detection_prompt("cat"),
-        "<think>x</think><answer>No Objects</answer>", "<think>x</think><answer>[]</answer>",
+        "",
+        "<think></think><answer></answer>",
+        "junk " * 500,
+        prompts.detection_prompt("cat"),
+        "<think>x</think><answer>No Objects</answer>",
+        "<think>x</think><answer>[]</answer>",
         prompts.completion(prompts.detection_answer([[0, 0, 10, 10]], [0.0]), "conf 0 on junk"),
         prompts.completion(prompts.detection_answer([[0, 0, 1000, 1000]], [1.0]), "one giant box"),
         prompts.completion(prompts.detection_answer(TRUE * 5, [1.0] * 10), "duplicates"),
-        prompts.completion(prompts.detection_answer([[x, y, x + 100, y + 100] for x in range(0, 1000, 100)
-                                                     for y in range(0, 1000, 100)], [0.0] * 100), "grid"),
+        prompts.completion(
+            prompts.detection_answer(
+                [[x, y, x + 100, y + 100] for x in range(0, 1000, 100) for y in range(0, 1000, 100)], [0.0] * 100
+            ),
+            "grid",
+        ),
         "<think>x</think><answer>[{'Position': [100, 100, 300, 300], 'Confidence': NaN}]</answer>",
         "<think>x</think><answer>[{'Position': [100, 100, 300, 300], 'Confidence': Infinity}]</answer>",
         "<think>x</think><answer>[{'Position': [300, 300, 100, 100], 'Confidence': 1}]</answer>",
         "<think>x</think><answer>[{'Position': [100, 100, 300, 300], 'Confidence': 100}]</answer>",
         "<think>x</think><answer>[{'Position': ['100', '100', '300', '300'], 'Confidence': 1}]</answer>",
         "<think><answer>[{'Position': [100, 100, 300, 300], 'Confidence': 1}]</answer></think>",
-        HONEST["detection"] + HONEST["detection"], SOLUTIONS["detection"], "\x00" + HONEST["detection"],
+        HONEST["detection"] + HONEST["detection"],
+        SOLUTIONS["detection"],
+        "\x00" + HONEST["detection"],
     ],
     "classification": [
-        "", "<think>x</think><answer></answer>", "hot dog", "<think>x</think><answer>dog</answer>",
-        "<think>x</think><answer>hot</answer>", "<think>x</think><answer>cat, dog, hot dog, bus</answer>",
-        "<think>x</think><answer>-</answer>", SOLUTIONS["classification"], "<answer>hot dog",
+        "",
+        "<think>x</think><answer></answer>",
+        "hot dog",
+        "<think>x</think><answer>dog</answer>",
+        "<think>x</think><answer>hot</answer>",
+        "<think>x</think><answer>cat, dog, hot dog, bus</answer>",
+        "<think>x</think><answer>-</answer>",
+        SOLUTIONS["classification"],
+        "<answer>hot dog",
     ],
     "grounding": [
-        "", "<think>x</think><answer>(900,900),(0,0)</answer>", "<think>x</think><answer>(0,0),(1000,1000)</answer>",
-        "<think>x</think><answer>(300,300),(100,100)</answer>", SOLUTIONS["grounding"], "(100,100),(300,300)",
+        "",
+        "<think>x</think><answer>(900,900),(0,0)</answer>",
+        "<think>x</think><answer>(0,0),(1000,1000)</answer>",
+        "<think>x</think><answer>(300,300),(100,100)</answer>",
+        SOLUTIONS["grounding"],
+        "(100,100),(300,300)",
     ],
 }
 
@@ -161,9 +183,13 @@ def test_overlaps_equal_torchvision(first: list, second: list) -> None:
 def test_optimal_matching_is_optimal(rows: int, columns: int, seed: int) -> None:
     from itertools import permutations
 
-    overlaps = np.random.default_rng(seed).random((rows, columns)) * (np.random.default_rng(seed + 1).random((rows, columns)) > 0.4)
+    overlaps = np.random.default_rng(seed).random((rows, columns)) * (
+        np.random.default_rng(seed + 1).random((rows, columns)) > 0.4
+    )
     wide = overlaps if rows <= columns else overlaps.T
-    best = max(sum(wide[i, j] for i, j in enumerate(order)) for order in permutations(range(wide.shape[1]), wide.shape[0]))
+    best = max(
+        sum(wide[i, j] for i, j in enumerate(order)) for order in permutations(range(wide.shape[1]), wide.shape[0])
+    )
     found = match_optimal(overlaps)
     assert sum(overlaps[i, j] for i, j in found) == pytest.approx(best)
     assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)

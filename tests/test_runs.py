@@ -19,7 +19,20 @@ from visual_rft.settings import GRPOSettings
 
 VISUAL_RFT = [str(Path(sys.executable).with_name("visual-rft"))]
 SMALL = dict(
-    grpo=["--steps", "4", "--save-every", "2", "--prompts", "2", "--group", "2", "--max-completion-length", "8", "--shots", "1"],
+    grpo=[
+        "--steps",
+        "4",
+        "--save-every",
+        "2",
+        "--prompts",
+        "2",
+        "--group",
+        "2",
+        "--max-completion-length",
+        "8",
+        "--shots",
+        "1",
+    ],
     sft=["--steps", "4", "--save-every", "2", "--batch", "2", "--shots", "1"],
     pretrain=["--stage", "look", "--steps", "4", "--every", "2", "--scenes", "1", "--singles", "1"],
 )
@@ -44,7 +57,9 @@ def half_done(method: str, folder: Path) -> bool:
 def test_a_killed_run_ends_like_an_unbroken_one(method: str, tmp_path: Path, tiny_folder: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(method, whole, tiny_folder), check=True, capture_output=True)
-    process = subprocess.Popen(command(method, broken, tiny_folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(method, broken, tiny_folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     end = time.monotonic() + 240
     while not half_done(method, broken) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
@@ -65,7 +80,10 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds another run: steps was 3, now 4"):
         start_run(tmp_path, dict(steps=4, seed=1))
     recorded = json.loads((tmp_path / "env.json").read_text())
-    assert recorded["packages"]["torch"] == torch.__version__.split("+")[0] or recorded["packages"]["torch"] == torch.__version__
+    assert (
+        recorded["packages"]["torch"] == torch.__version__.split("+")[0]
+        or recorded["packages"]["torch"] == torch.__version__
+    )
 
 
 def test_lines_after_a_checkpoint_are_forgotten(tmp_path: Path) -> None:
@@ -78,6 +96,7 @@ def test_lines_after_a_checkpoint_are_forgotten(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- mistakes
+
 
 def run(*words: str) -> tuple[int, str]:
     done = subprocess.run([*VISUAL_RFT, *words], capture_output=True, text=True)

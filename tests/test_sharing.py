@@ -8,7 +8,15 @@ from trl import GRPOTrainer
 
 from visual_rft import miniature
 from visual_rft.grpo import grpo_loss
-from visual_rft.rollouts import Sampling, completion_logps, encode_prompts, group_rows, sample, stop_tokens, vision_tokens
+from visual_rft.rollouts import (
+    Sampling,
+    completion_logps,
+    encode_prompts,
+    group_rows,
+    sample,
+    stop_tokens,
+    vision_tokens,
+)
 from visual_rft.settings import GRPOSettings
 from visual_rft.trainer import VisualGRPOTrainer, chat_rows, distinct_rows, grpo_config, split_images
 
@@ -33,7 +41,12 @@ def padded(completions: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.
 
 def ragged_group(processor, count: int, group: int) -> list[list[int]]:
     """Completions of different lengths, one of them a single token."""
-    texts = ["<think> I see hot dog. </think><answer>No Objects</answer>", "<answer>[{'Position': [1, 2, 30, 40]", "", "cat"]
+    texts = [
+        "<think> I see hot dog. </think><answer>No Objects</answer>",
+        "<answer>[{'Position': [1, 2, 30, 40]",
+        "",
+        "cat",
+    ]
     ids = [processor.tokenizer(texts[i % 4] + "<|im_end|>")["input_ids"] for i in range(count * group)]
     return [row[: len(row) - i % 2] or row for i, row in enumerate(ids)]
 
@@ -44,10 +57,17 @@ def naive_logps(model, processor, row, ids: list[int], dtype) -> torch.Tensor:
     start, tail = one["input_ids"].shape[1], torch.tensor([ids])
     whole = torch.cat([one["input_ids"], tail], dim=1)
     kinds = torch.cat([one["mm_token_type_ids"], torch.zeros_like(tail)], dim=1)
-    logits = model(
-        input_ids=whole, attention_mask=torch.ones_like(whole), mm_token_type_ids=kinds,
-        pixel_values=one["pixel_values"], image_grid_thw=one["image_grid_thw"],
-    ).logits[0, start - 1:-1].float()
+    logits = (
+        model(
+            input_ids=whole,
+            attention_mask=torch.ones_like(whole),
+            mm_token_type_ids=kinds,
+            pixel_values=one["pixel_values"],
+            image_grid_thw=one["image_grid_thw"],
+        )
+        .logits[0, start - 1 : -1]
+        .float()
+    )
     return torch.log_softmax(logits, -1).gather(-1, tail[0][:, None])[:, 0]
 
 
@@ -63,8 +83,10 @@ def test_logps_and_gradients_equal_the_naive_path(tiny, rows) -> None:
         grpo_loss(shared, advantages, mask).backward()
         ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
-        each = [naive_logps(model, processor, part[i // group:i // group + 1], row, torch.float64)
-                for i, row in enumerate(completions)]
+        each = [
+            naive_logps(model, processor, part[i // group : i // group + 1], row, torch.float64)
+            for i, row in enumerate(completions)
+        ]
         naive = torch.stack([torch.cat([v, v.new_zeros(ids.shape[1] - len(v))]) for v in each])
         grpo_loss(naive, advantages, mask).backward()
         assert torch.allclose(shared * mask, naive * mask, atol=1e-6)
@@ -81,10 +103,15 @@ def test_greedy_sampling_equals_generate(tiny, rows) -> None:
     model, processor = tiny
     inputs = inputs_for(processor, rows.select(range(3))[:])
     ours = sample(model, inputs, 1, Sampling(max_new_tokens=12, temperature=0))
-    config = GenerationConfig(max_new_tokens=12, do_sample=False, eos_token_id=stop_tokens(model), pad_token_id=0,
-                              suppress_tokens=vision_tokens(model))
-    theirs = model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1]:].tolist()
-    assert ours == [row[:len(mine)] for row, mine in zip(theirs, ours)]
+    config = GenerationConfig(
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=stop_tokens(model),
+        pad_token_id=0,
+        suppress_tokens=vision_tokens(model),
+    )
+    theirs = model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1] :].tolist()
+    assert ours == [row[: len(mine)] for row, mine in zip(theirs, ours)]
 
 
 def test_sampling_repeats_with_its_generator_and_never_draws_vision_tokens(tiny, rows) -> None:
@@ -128,7 +155,10 @@ def test_the_trainer_equals_trl(tiny, rows, tmp_path) -> None:
     model, processor = tiny
     settings = GRPOSettings(steps=1, prompts=2, group=2, max_completion_length=8)
     trainer = VisualGRPOTrainer(
-        model=model, processing_class=processor, train_dataset=chat_rows(rows), args=grpo_config(settings, tmp_path),
+        model=model,
+        processing_class=processor,
+        train_dataset=chat_rows(rows),
+        args=grpo_config(settings, tmp_path),
         reward_funcs=[lambda completions, **columns: [float(len(str(c))) for c in completions]],
     )
     seen = {}
@@ -156,6 +186,14 @@ def test_trl_still_has_the_methods_that_are_overridden() -> None:
     turn = list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)
     logps = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
     assert turn == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"]
-    assert logps[:8] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size",
-                         "compute_entropy", "compute_aux_loss"]
+    assert logps[:8] == [
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+        "compute_aux_loss",
+    ]
     assert {"pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids"} <= set(logps)

@@ -47,10 +47,16 @@ def test_modules_import_downwards(module: str) -> None:
     assert above == set() and (beside <= {"trainer", "rollouts"} or module == "sft")
 
 
-@pytest.mark.parametrize(("module", "heavy"), [
-    ("rewards", ["torch", "transformers", "scipy", "datasets"]), ("cli", ["torch", "transformers", "numpy"]),
-    ("settings", ["torch", "numpy"]), ("advantages", ["torch"]), ("parsing", ["numpy", "torch"]),
-])
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("rewards", ["torch", "transformers", "scipy", "datasets"]),
+        ("cli", ["torch", "transformers", "numpy"]),
+        ("settings", ["torch", "numpy"]),
+        ("advantages", ["torch"]),
+        ("parsing", ["numpy", "torch"]),
+    ],
+)
 def test_light_modules_stay_light(module: str, heavy: list[str]) -> None:
     code = f"import sys, visual_rft.{module}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,9 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "nbs").glob("[!_]*.ipynb"))
 ASSERTS = re.compile(r"\b(assert|test_\w+\(|raises\()")
-SHOWS = re.compile(r"\.(show|plot|imshow|bar|scatter)\(|subplots\(|Image\.|draw_boxes|contact_sheet|\.image\b|HTML\(|table\(|Markdown\(|display\(")
+SHOWS = re.compile(
+    r"\.(show|plot|imshow|bar|scatter)\(|subplots\(|Image\.|draw_boxes|contact_sheet|\.image\b|HTML\(|table\(|Markdown\(|display\("
+)
 
 
 def cells(path: Path) -> list[dict]:
@@ -59,8 +61,12 @@ def unused(code: list[str]) -> list[str]:
     """Exported public names that no other cell of the notebook uses."""
     exported = [text for text in code if "#| export" in text]
     shown = "\n".join(text for text in code if "#| export" not in text)
-    names = [node.name for text in exported for node in ast.parse(text).body
-             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")]
+    names = [
+        node.name
+        for text in exported
+        for node in ast.parse(text).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    ]
     return [name for name in names if not re.search(rf"\b{name}\b", shown)]
 
 
