@@ -18,24 +18,11 @@ from visual_rft.records import forget_after, last_checkpoint, log_line, read_log
 from visual_rft.settings import GRPOSettings
 
 VISUAL_RFT = [str(Path(sys.executable).with_name("visual-rft"))]
-SMALL = dict(
-    grpo=[
-        "--steps",
-        "4",
-        "--save-every",
-        "2",
-        "--prompts",
-        "2",
-        "--group",
-        "2",
-        "--max-completion-length",
-        "8",
-        "--shots",
-        "1",
-    ],
-    sft=["--steps", "4", "--save-every", "2", "--batch", "2", "--shots", "1"],
-    pretrain=["--stage", "look", "--steps", "4", "--every", "2", "--scenes", "1", "--singles", "1"],
-)
+SMALL = {
+    "grpo": "--steps 4 --save-every 2 --prompts 2 --group 2 --max-completion-length 8 --shots 1".split(),
+    "sft": "--steps 4 --save-every 2 --batch 2 --shots 1".split(),
+    "pretrain": "--stage look --steps 4 --every 2 --scenes 1 --singles 1".split(),
+}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -20,18 +20,8 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-q",
-        "-w",
-        str(out),
-        str(source),
-    ]
+    options = "--no-deps --no-build-isolation -q -w".split()
+    command = [sys.executable, "-m", "pip", "wheel", *options, str(out), str(source)]
     subprocess.run(command, check=True, capture_output=True)
     return next(out.glob("*.whl"))
 
@@ -51,7 +41,10 @@ def test_the_tiny_vlm_is_small() -> None:
 
 def test_an_installed_package_finds_its_own_pictures(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "from visual_rft import miniature; print(miniature.asset_path('tiny-vlm')); miniature.sprite_pixels(miniature.all_sprites()[0])"
+    code = (
+        "from visual_rft import miniature; print(miniature.asset_path('tiny-vlm'));"
+        "miniature.sprite_pixels(miniature.all_sprites()[0])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -79,7 +79,7 @@ def match_greedy(
 def match_optimal(
     overlaps: np.ndarray,  # (predicted, true) IoU
 ) -> Pairs:
-    """One-to-one pairs (predicted, true) with the largest possible sum of IoU; pairs that do not overlap are left out."""
+    """One-to-one pairs (predicted, true) with the largest sum of IoU; pairs that do not overlap are left out."""
     if not overlaps.size:  # no box on a side
         return []
     if 1 in overlaps.shape:  # one box on a side: its best partner is the optimum

@@ -10,7 +10,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 
 # %% auto #0
 __all__ = ['DESCRIPTION', 'EPILOG', 'parser', 'main']
@@ -168,6 +167,19 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", default="", metavar="FOLDER", help="keep answers and scores there, and go on from them")
     return main
 
+# %% ../nbs/19_cli.ipynb #c006
+def _be_quiet() -> None:
+    """Leave the terminal to our own progress bars."""
+    import warnings
+
+    import datasets
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
 
 def main(
     arguments: Sequence[str] | None = None,  # the command line without the program's name
@@ -175,7 +187,9 @@ def main(
     """Run one command; a mistake in the input is one line on stderr and exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = parser().parse_args(words)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        _be_quiet()
         chosen.run(chosen, shlex.join(["visual-rft", *words]))
     except (ValueError, OSError) as error:
         print(f"visual-rft: error: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ __all__ = ['Completion', 'Reward', 'detection_format', 'classification_format', 
            'detection_iou', 'detection_confidence', 'normalise_name', 'classification_accuracy', 'grounding_iou',
            'paper_detection_iou', 'paper_detection_confidence']
 
-# %% ../nbs/04_rewards.ipynb #c007
+# %% ../nbs/04_rewards.ipynb #c008
 Completion = str | list[dict]  # text, or chat messages whose last one is the model's
 Reward = Callable[..., list[float]]
 
@@ -33,12 +33,12 @@ def text_of(
         return content
     return "".join(part.get("text", "") for part in content)
 
-
+# %% ../nbs/04_rewards.ipynb #c009
 def _asked_to_think(problem: Sequence[str] | None, count: int) -> list[bool]:
     """Whether each prompt asks for a think part; True where the prompts are not known."""
     return [True] * count if problem is None else ["<think>" in text for text in problem]
 
-# %% ../nbs/04_rewards.ipynb #c010
+# %% ../nbs/04_rewards.ipynb #c012
 def _truth(solution: str) -> np.ndarray:
     """(N, 4) true boxes of a detection solution; empty for `No Objects`."""
     parsed = parse_detection(solution, thinking=False)
@@ -46,7 +46,7 @@ def _truth(solution: str) -> np.ndarray:
         raise ValueError(f"not a detection solution, expected boxes or No Objects in answer tags: {solution[:200]!r}")
     return np.array([p.box for p in parsed.boxes]).reshape(-1, 4)
 
-
+# %% ../nbs/04_rewards.ipynb #c013
 def _matched_iou(parsed: Parsed, truth: np.ndarray) -> np.ndarray:
     """(predicted,) the IoU of each predicted box with its partner under optimal matching; 0 without one."""
     values = np.zeros(len(parsed.boxes))
@@ -56,7 +56,7 @@ def _matched_iou(parsed: Parsed, truth: np.ndarray) -> np.ndarray:
             values[predicted] = overlaps[predicted, true]
     return values
 
-# %% ../nbs/04_rewards.ipynb #c013
+# %% ../nbs/04_rewards.ipynb #c016
 def detection_iou(
     completions: Sequence[Completion],  # what the model wrote
     solution: Sequence[str],  # the true answers, in answer tags
@@ -73,7 +73,7 @@ def detection_iou(
             rewards.append(float(_matched_iou(parsed, truth).sum() / max(len(truth), written)))
     return rewards
 
-# %% ../nbs/04_rewards.ipynb #c017
+# %% ../nbs/04_rewards.ipynb #c021
 def detection_confidence(
     completions: Sequence[Completion],  # what the model wrote
     solution: Sequence[str],  # the true answers, in answer tags
@@ -91,11 +91,13 @@ def detection_confidence(
         rewards.append(float(np.clip(total / max(len(truth), len(stated) + parsed.rejected), 0, 1)))
     return rewards
 
-# %% ../nbs/04_rewards.ipynb #c023
+# %% ../nbs/04_rewards.ipynb #c028
 def _format_reward(task: str) -> Reward:
     """The format reward of a task: 1 when the completion follows the prompt to the letter, else 0."""
 
-    def reward(completions: Sequence[Completion], problem: Sequence[str] | None = None, **columns: object) -> list[float]:
+    def reward(
+        completions: Sequence[Completion], problem: Sequence[str] | None = None, **columns: object
+    ) -> list[float]:
         thinking = _asked_to_think(problem, len(completions))
         return [
             float(PARSERS[task](text_of(completion), asked).well_formed)
@@ -106,19 +108,19 @@ def _format_reward(task: str) -> Reward:
     reward.__doc__ = f"1 when a {task} completion follows its prompt's format to the letter, else 0."
     return reward
 
-
+# %% ../nbs/04_rewards.ipynb #c029
 detection_format = _format_reward("detection")
 classification_format = _format_reward("classification")
 grounding_format = _format_reward("grounding")
 
-# %% ../nbs/04_rewards.ipynb #c029
+# %% ../nbs/04_rewards.ipynb #c036
 def normalise_name(
     name: str,  # a class name as somebody wrote it
 ) -> str:
     """Lower case, with underscores, hyphens and runs of spaces as single spaces."""
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
-
+# %% ../nbs/04_rewards.ipynb #c037
 def classification_accuracy(
     completions: Sequence[Completion],  # what the model wrote
     solution: Sequence[str],  # the true names, in answer tags
@@ -134,7 +136,7 @@ def classification_accuracy(
         rewards.append(float(name is not None and normalise_name(name) == normalise_name(truth)))
     return rewards
 
-# %% ../nbs/04_rewards.ipynb #c033
+# %% ../nbs/04_rewards.ipynb #c042
 def grounding_iou(
     completions: Sequence[Completion],  # what the model wrote
     solution: Sequence[str],  # the true boxes as (x1,y1),(x2,y2), in answer tags
@@ -150,7 +152,7 @@ def grounding_iou(
         rewards.append(float(iou([boxes[0].box], [truth[0].box])[0, 0]) if boxes else 0.0)
     return rewards
 
-# %% ../nbs/04_rewards.ipynb #c037
+# %% ../nbs/04_rewards.ipynb #c046
 def _by_confidence(parsed: Parsed, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Greedy matching as the paper describes it: IoU of each predicted box (0 below 0.5), and its confidence."""
     stated = np.array([p.confidence or 0.0 for p in parsed.boxes])
@@ -161,7 +163,7 @@ def _by_confidence(parsed: Parsed, truth: np.ndarray) -> tuple[np.ndarray, np.nd
             values[predicted] = overlaps[predicted, true]
     return values, stated
 
-
+# %% ../nbs/04_rewards.ipynb #c047
 def paper_detection_iou(completions: Sequence[Completion], solution: Sequence[str], **columns: object) -> list[float]:
     """Equation 6 of the paper: mean IoU over the predicted boxes, with IoU below 0.5 counted as 0."""
     rewards = []
@@ -170,7 +172,7 @@ def paper_detection_iou(completions: Sequence[Completion], solution: Sequence[st
         rewards.append(float(values.mean()) if len(values) else 0.0)
     return rewards
 
-# %% ../nbs/04_rewards.ipynb #c044
+# %% ../nbs/04_rewards.ipynb #c054
 def paper_detection_confidence(
     completions: Sequence[Completion], solution: Sequence[str], **columns: object
 ) -> list[float]:
@@ -181,7 +183,7 @@ def paper_detection_confidence(
         rewards.append(float(np.where(values > 0, stated, 1 - stated).mean()) if len(values) else 0.0)
     return rewards
 
-# %% ../nbs/04_rewards.ipynb #c048
+# %% ../nbs/04_rewards.ipynb #c059
 REWARD_SETS: dict[str, dict[str, tuple[Reward, ...]]] = {
     "robust": {
         "detection": (detection_iou, detection_confidence, detection_format),
