@@ -83,7 +83,8 @@ def _compare_settings(arguments: argparse.Namespace) -> CompareSettings:
     if not arguments.quick:
         return settings
     return replace(
-        settings, test_scenes=24, test_negatives=8, validation_scenes=8, sft_learning_rates=settings.sft_learning_rates[:1],
+        settings, test_scenes=24, test_negatives=8, validation_scenes=8,
+        sft_learning_rates=settings.sft_learning_rates[:1],
         sft=replace(settings.sft, steps=3, save_every=2), grpo=replace(settings.grpo, steps=3, save_every=2),
     )
 
@@ -183,7 +184,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
                           help="a miniature benchmark: base, designs, novel, few-shot, naming, known-artists, "
                                "unseen-artists, creatures or grounding (default: %(default)s)")
     evaluate.add_argument("--data", default="", metavar="FILE", help="your own rows instead")
-    evaluate.add_argument("--out", default="", metavar="FOLDER", help="keep answers and scores there, and go on from them")
+    evaluate.add_argument("--out", default="", metavar="FOLDER",
+                          help="keep answers and scores there, and go on from them")
 
 # %% ../nbs/19_cli.ipynb #c029
 DESCRIPTION = "Visual reinforcement fine-tuning of vision-language models, on a laptop or a GPU."
@@ -207,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     return main
 
-# %% ../nbs/19_cli.ipynb #c045
+# %% ../nbs/19_cli.ipynb #c050
 def _be_quiet() -> None:
     """Leave the terminal to our own progress bars."""
     import warnings
@@ -220,7 +222,7 @@ def _be_quiet() -> None:
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
 
-# %% ../nbs/19_cli.ipynb #c046
+# %% ../nbs/19_cli.ipynb #c051
 def main(
     arguments: Sequence[str] | None = None,  # the command line without the program's name
 ) -> int:

@@ -5,14 +5,16 @@
 # %% ../nbs/09_pretraining.ipynb #c003
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -26,12 +28,13 @@ from .records import forget_after, log_line, start_run
 from .settings import PretrainConfig
 
 # %% auto #0
-__all__ = ['KINDS', 'MEAN', 'DEVIATION', 'REACH', 'NAMING_SIDE', 'ROWS', 'COLUMNS', 'QA', 'PLACES', 'STEPS', 'class_names',
-           'scene_sprites', 'single_sprites', 'data_seed', 'training_scenes', 'training_singles', 'pixel_patches',
-           'DenseHeads', 'name_step', 'dense_targets', 'stack_targets', 'extent_targets', 'extent_loss', 'dense_loss',
-           'prefix_ids', 'Prefix', 'run_prefix', 'look_step', 'place_name', 'scene_thought', 'stated_confidence',
-           'scene_questions', 'single_question', 'tokenizer_corpus', 'encode_qa', 'token_weights', 'answer_loss',
-           'talk_step', 'new_model', 'save_model', 'schedule', 'save_checkpoint', 'load_checkpoint', 'pretrain']
+__all__ = ['KINDS', 'MEAN', 'DEVIATION', 'REACH', 'NAMING_SIDE', 'READ_LAYER', 'ROWS', 'COLUMNS', 'QA', 'PLACES', 'STEPS',
+           'class_names', 'scene_sprites', 'single_sprites', 'data_seed', 'training_scenes', 'training_singles',
+           'pixel_patches', 'DenseHeads', 'name_step', 'dense_targets', 'stack_targets', 'extent_targets',
+           'extent_loss', 'dense_loss', 'prefix_ids', 'Prefix', 'run_prefix', 'look_step', 'place_name',
+           'scene_thought', 'stated_confidence', 'scene_questions', 'single_question', 'tokenizer_corpus', 'encode_qa',
+           'token_weights', 'answer_loss', 'talk_step', 'new_model', 'save_model', 'schedule', 'save_checkpoint',
+           'load_checkpoint', 'pretrain']
 
 # %% ../nbs/09_pretraining.ipynb #c007
 @lru_cache(maxsize=1)
@@ -98,7 +101,7 @@ REACH = 6  # patches: how far a patch is asked about the extent of its object
 
 
 class DenseHeads(nn.Module):
-    """Linear read-outs that exist during pre-training only: of patches, of visual tokens, of a middle layer."""
+    """Linear read-outs that exist during pre-training only: of patches, of visual tokens, of an early layer."""
 
     def __init__(self, width: int, vision_width: int, classes: int):
         super().__init__()
@@ -211,7 +214,7 @@ def _digit_losses(
 def dense_loss(
     heads: DenseHeads,  # the read-outs
     tower: Tensor,  # (B, N, D) merged tokens of the vision tower
-    middle: Tensor,  # (B, N, D) hidden states of a middle layer at the visual positions
+    middle: Tensor,  # (B, N, D) hidden states of an early layer at the visual positions
     classes: Tensor,  # (B, N) class numbers, 0 for none
     boxes: Tensor,  # (B, N, 4) as shares of the side
 ) -> tuple[Tensor, dict[str, float]]:
@@ -234,13 +237,16 @@ def prefix_ids(tokenizer: PreTrainedTokenizerFast, visual_tokens: int) -> list[i
     return tokenizer("<|im_start|>user\n" + picture)["input_ids"]
 
 # %% ../nbs/09_pretraining.ipynb #c062
+READ_LAYER = 1  # the layers of the language model before the read-out; those after it can look things up
+
+
 @dataclass
 class Prefix:
     """What the model computed about pictures, ready for questions."""
 
     patches: Tensor  # (B, 4 N, W) patches after the last block of the vision tower
     tower: Tensor  # (B, N, D) merged tokens of the vision tower
-    middle: Tensor  # (B, N, D) hidden states of the middle layer at the visual positions
+    middle: Tensor  # (B, N, D) hidden states of an early layer at the visual positions
     cache: DynamicCache  # keys and values of the whole prefix
     length: int  # tokens
     next_position: int  # rotary position of the first token after the prefix
@@ -259,7 +265,7 @@ def run_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pictu
     out = model.model(input_ids=ids, pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=kinds, use_cache=True,
                       past_key_values=cache, output_hidden_states=True)
     hook.remove()
-    middle = out.hidden_states[len(out.hidden_states) // 2][kinds.bool()].view(len(pictures), n, -1)
+    middle = out.hidden_states[READ_LAYER][kinds.bool()].view(len(pictures), n, -1)
     positions = model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid)[0]
     patches, tower = (value.view(len(pictures), -1, value.shape[-1]) for value in seen)
     return Prefix(patches, tower, middle, cache, ids.shape[1], int(positions.max()) + 1)
@@ -538,7 +544,33 @@ def _optimizer(modules: dict[str, nn.Module]) -> torch.optim.Optimizer:
     weights = [p for module in modules.values() for p in module.parameters()]
     return torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=0.05)
 
-# %% ../nbs/09_pretraining.ipynb #c133
+# %% ../nbs/09_pretraining.ipynb #c134
+def _processes() -> tuple[int, int]:
+    """The number of this process, and how many there are: 0 and 1 unless torchrun started them."""
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _share_of(config: PretrainConfig, rank: int, world: int) -> PretrainConfig:
+    """The part of a step that falls to one process: its own seed, and an equal share of the pictures."""
+    if config.scenes % world or config.singles % world:
+        raise ValueError(f"{config.scenes} scenes and {config.singles} singles do not split into {world} processes")
+    return replace(config, seed=config.seed + 7919 * rank, scenes=config.scenes // world, singles=config.singles // world)
+
+# %% ../nbs/09_pretraining.ipynb #c136
+def _average_gradients(weights: Sequence[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes, in one exchange."""
+    used = [weight.grad for weight in weights if weight.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in used])
+    dist.all_reduce(flat)
+    parts = torch.split(flat / dist.get_world_size(), [gradient.numel() for gradient in used])
+    for gradient, mean in zip(used, parts):
+        gradient.copy_(mean.view_as(gradient))
+
+# %% ../nbs/09_pretraining.ipynb #c138
 def _learn(config: PretrainConfig, step: int, modules: dict[str, nn.Module], tokenizer: PreTrainedTokenizerFast,
            optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """One step of the optimiser; returns the loss and the metrics of the stage."""
@@ -546,20 +578,24 @@ def _learn(config: PretrainConfig, step: int, modules: dict[str, nn.Module], tok
         group["lr"] = schedule(config, step)
     loss, metrics = STEPS[config.stage](modules["model"], tokenizer, modules["heads"], config, step)
     loss.backward()
+    if dist.is_initialized():
+        _average_gradients(optimizer.param_groups[0]["params"])
     torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
     optimizer.step()
     optimizer.zero_grad()
     return dict(loss=loss.item()) | metrics
 
-# %% ../nbs/09_pretraining.ipynb #c135
+# %% ../nbs/09_pretraining.ipynb #c140
 def _train(config: PretrainConfig, folder: Path, modules: dict[str, nn.Module], tokenizer: PreTrainedTokenizerFast,
            optimizer: torch.optim.Optimizer, done: int) -> None:
     """The steps from `done` on, with a log line and a checkpoint every now and then."""
-    window, started, bar = [], time.perf_counter(), tqdm(total=config.steps, initial=done, desc=config.stage)
+    rank, world = _processes()
+    window, started = [], time.perf_counter()
+    bar = tqdm(total=config.steps, initial=done, desc=config.stage, disable=rank > 0)
     for step in range(done, config.steps):
-        window.append(_learn(config, step, modules, tokenizer, optimizer))
+        window.append(_learn(_share_of(config, rank, world), step, modules, tokenizer, optimizer))
         bar.update()
-        if (step + 1) % config.every == 0 or step + 1 == config.steps:
+        if rank == 0 and ((step + 1) % config.every == 0 or step + 1 == config.steps):
             means = {key: float(np.mean([row[key] for row in window])) for key in window[0]}
             seconds = (time.perf_counter() - started) / len(window)
             log_line(folder / "metrics.csv", dict(step=step + 1, seconds_a_step=seconds) | means)
@@ -568,7 +604,7 @@ def _train(config: PretrainConfig, folder: Path, modules: dict[str, nn.Module], 
             window, started = [], time.perf_counter()
     bar.close()
 
-# %% ../nbs/09_pretraining.ipynb #c137
+# %% ../nbs/09_pretraining.ipynb #c142
 def pretrain(
     config: PretrainConfig,  # every knob
     folder: str | Path,  # where the model, the checkpoint and the log go; resumes when a checkpoint is there
@@ -579,14 +615,17 @@ def pretrain(
         raise ValueError(f"unknown stage {config.stage!r}; expected one of {list(STEPS)}")
     torch.set_num_threads(config.threads)
     record = dict(task="pretraining", method=config.stage, model=config.family, command=command) | asdict(config)
-    folder = start_run(folder, record)
+    rank, world = _processes()
+    folder = start_run(folder, record | dict(processes=world)) if rank == 0 else Path(folder)
     torch.set_flush_denormal(True)
     model, tokenizer, heads = new_model(config)
     modules = {"model": model, "heads": heads}
     optimizer = _optimizer(modules)
     checkpoint = folder / "checkpoint.safetensors"
     done = load_checkpoint(checkpoint, modules, optimizer) if checkpoint.is_file() else 0
-    forget_after(folder / "metrics.csv", done)
+    if rank == 0:
+        forget_after(folder / "metrics.csv", done)
     _train(config, folder, modules, tokenizer, optimizer, done)
-    save_model(model, tokenizer, heads, folder / "model", config.family)
+    if rank == 0:
+        save_model(model, tokenizer, heads, folder / "model", config.family)
     return folder / "model"
