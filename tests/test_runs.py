@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from visual_rft import prompts
+from visual_rft import pretraining, prompts
 from visual_rft.cli import main
 from visual_rft.records import forget_after, last_checkpoint, log_line, read_log, start_run
-from visual_rft.settings import GRPOSettings
+from visual_rft.settings import GRPOSettings, PretrainConfig
 
 VISUAL_RFT = [str(Path(sys.executable).with_name("visual-rft"))]
 SMALL = {
@@ -59,6 +59,38 @@ def test_a_killed_run_ends_like_an_unbroken_one(method: str, tmp_path: Path, tin
     columns = [read_log(folder / "metrics.csv") for folder in (whole, broken)]
     for name in set(columns[0]) - {"seconds", "seconds_a_step"}:
         assert columns[0][name] == pytest.approx(columns[1][name], nan_ok=True), name
+
+
+def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
+    """The averaged gradient of two halves is the gradient of their mean loss."""
+    config = PretrainConfig(stage="look", steps=1, scenes=2, singles=2, warmup=1)
+    options = "--stage look --steps 1 --scenes 2 --singles 2 --warmup 1 --threads 1".split()
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+        "--",
+    ]
+    command = [*torchrun, *VISUAL_RFT, "pretrain", *options, "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    model, tokenizer, heads = pretraining.new_model(config)
+    optimizer = pretraining._optimizer({"model": model, "heads": heads})
+    optimizer.param_groups[0]["lr"] = pretraining.schedule(config, 0)
+    for rank in (0, 1):
+        share = pretraining._share_of(config, rank, 2)
+        loss, _ = pretraining.look_step(model, tokenizer, heads, share, 0)
+        (loss / 2).backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    optimizer.step()
+    found = weights(tmp_path / "model")
+    gaps = torch.cat(
+        [(value - found[name]).abs().flatten() for name, value in model.state_dict().items() if name in found]
+    )
+    assert gaps.median() < 1e-6 and (gaps > 1e-4).float().mean() < 0.01
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
