@@ -28,13 +28,13 @@ from .records import forget_after, log_line, start_run
 from .settings import PretrainConfig
 
 # %% auto #0
-__all__ = ['KINDS', 'MEAN', 'DEVIATION', 'REACH', 'NAMING_SIDE', 'READ_LAYER', 'ROWS', 'COLUMNS', 'QA', 'PLACES', 'STEPS',
-           'class_names', 'scene_sprites', 'single_sprites', 'data_seed', 'training_scenes', 'training_singles',
-           'pixel_patches', 'DenseHeads', 'name_step', 'dense_targets', 'stack_targets', 'extent_targets',
-           'extent_loss', 'dense_loss', 'prefix_ids', 'Prefix', 'run_prefix', 'look_step', 'place_name',
-           'scene_thought', 'stated_confidence', 'scene_questions', 'single_question', 'tokenizer_corpus', 'encode_qa',
-           'token_weights', 'answer_loss', 'talk_step', 'new_model', 'save_model', 'schedule', 'save_checkpoint',
-           'load_checkpoint', 'pretrain']
+__all__ = ['KINDS', 'MEAN', 'DEVIATION', 'REACH', 'NAMING_SIDE', 'READ_LAYER', 'ROWS', 'COLUMNS', 'QA', 'PLACES', 'POINT_LAYER',
+           'POINT_HEADS', 'STEPS', 'class_names', 'scene_sprites', 'single_sprites', 'data_seed', 'training_scenes',
+           'training_singles', 'pixel_patches', 'DenseHeads', 'name_step', 'dense_targets', 'stack_targets',
+           'extent_targets', 'extent_loss', 'dense_loss', 'prefix_ids', 'Prefix', 'run_prefix', 'look_step',
+           'place_name', 'scene_thought', 'stated_confidence', 'scene_questions', 'single_question', 'tokenizer_corpus',
+           'encode_qa', 'token_weights', 'answer_loss', 'letters_about', 'stack_pointing', 'pointing_loss', 'talk_step',
+           'new_model', 'save_model', 'schedule', 'save_checkpoint', 'load_checkpoint', 'pretrain']
 
 # %% ../nbs/09_pretraining.ipynb #c007
 @lru_cache(maxsize=1)
@@ -248,6 +248,7 @@ class Prefix:
     tower: Tensor  # (B, N, D) merged tokens of the vision tower
     middle: Tensor  # (B, N, D) hidden states of an early layer at the visual positions
     cache: DynamicCache  # keys and values of the whole prefix
+    first: int  # place of the first visual token
     length: int  # tokens
     next_position: int  # rotary position of the first token after the prefix
 
@@ -268,7 +269,8 @@ def run_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pictu
     middle = out.hidden_states[READ_LAYER][kinds.bool()].view(len(pictures), n, -1)
     positions = model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid)[0]
     patches, tower = (value.view(len(pictures), -1, value.shape[-1]) for value in seen)
-    return Prefix(patches, tower, middle, cache, ids.shape[1], int(positions.max()) + 1)
+    first = int(kinds[0].argmax())
+    return Prefix(patches, tower, middle, cache, first, ids.shape[1], int(positions.max()) + 1)
 
 # %% ../nbs/09_pretraining.ipynb #c069
 def _scene_part(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, heads: DenseHeads, config: PretrainConfig,
@@ -427,23 +429,85 @@ def _pack_rows(tokenizer: PreTrainedTokenizerFast, questions: Sequence[QA]) -> t
     return ids, labels, weights, real
 
 # %% ../nbs/09_pretraining.ipynb #c099
+POINT_LAYER = 2  # layer of the language model, counted from 0, whose attention is given labels
+
+
 def answer_loss(
     model: PreTrainedModel,  # the tiny VLM
     tokenizer: PreTrainedTokenizerFast,  # its tokenizer
     prefix: Prefix,  # pictures already seen
     rows: Sequence[tuple[int, QA]],  # (number of the picture, question and reply)
-) -> Tensor:
-    """Weighted mean next-token loss over the replies; gradients flow through the shared cache into the tower."""
+) -> tuple[Tensor, Tensor]:
+    """Weighted mean next-token loss over the replies, and the attention (R, H, T, N) of layer `POINT_LAYER` to the
+    visual tokens; gradients flow through the shared cache into the tower."""
     ids, labels, weights, real = _pack_rows(tokenizer, [qa for _, qa in rows])
     prefix.cache.batch_select_indices(torch.tensor([number for number, _ in rows]))
     mask = torch.cat([torch.ones(len(rows), prefix.length, dtype=torch.long), real], dim=1)
     positions = (prefix.next_position + torch.arange(ids.shape[1])).expand(3, *ids.shape)
-    hidden = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix.cache,
-                         use_cache=True).last_hidden_state
+    out = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix.cache,
+                      use_cache=True, output_attentions=True)
     keep = labels[:, 1:] != -100
-    loss = F.cross_entropy(model.lm_head(hidden[:, :-1][keep]), labels[:, 1:][keep], reduction="none")
-    weight = weights[:, 1:][keep]
-    return (loss * weight).sum() / weight.sum()
+    scores = model.lm_head(out.last_hidden_state[:, :-1][keep])
+    loss, weight = F.cross_entropy(scores, labels[:, 1:][keep], reduction="none"), weights[:, 1:][keep]
+    seen = slice(prefix.first, prefix.first + prefix.middle.shape[1])
+    return (loss * weight).sum() / weight.sum(), out.attentions[POINT_LAYER][..., seen]
+
+
+# %% ../nbs/09_pretraining.ipynb #c105b
+def letters_about(
+    scene: Scene,  # the scene that the reply is about
+    reply: str,  # from scene_questions
+) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Which letters of a reply are about which object: (start, end, box in pixels) of mentions and of coordinates."""
+    side, spans, after = scene.pixels.shape[0], [], 0
+    for label, box in sorted(scene.objects, key=lambda item: item[1][0] + item[1][2]):
+        mention = f"{label} at the {place_name(box, side)}"
+        start = reply.find(mention, after)
+        if start >= 0:
+            after = start + len(mention)
+            spans.append((start, after, box))
+    for _, box in scene.objects:
+        numbers = [(1000 * value + side // 2) // side for value in box]
+        for written in (str(numbers)[1:-1], prompts.grounding_answer(numbers)[1:-1]):
+            start = reply.find(written)
+            if start >= 0:
+                spans.append((start, start + len(written), box))
+    return spans
+
+
+# %% ../nbs/09_pretraining.ipynb #c105f
+def stack_pointing(
+    tokenizer: PreTrainedTokenizerFast,  # with the letters of each token
+    scenes: Sequence[Scene],  # the pictures
+    rows: Sequence[tuple[int, QA]],  # (number of the picture, question and reply)
+    shape: Sequence[int],  # (R, H, T, N) of the attention
+) -> Tensor:
+    """(R, T, N): should the attention at token t of row r rest on visual token n; nothing true where it is free."""
+    wanted = torch.zeros(shape[0], *shape[2:], dtype=torch.bool)
+    for row, (number, qa) in enumerate(rows):
+        scene, before = scenes[number], len(encode_qa(tokenizer, qa)[0])
+        boxes = dense_targets(scene)[1] * scene.pixels.shape[0]
+        letters = tokenizer(qa[1], return_offsets_mapping=True)["offset_mapping"]
+        for start, end, box in letters_about(scene, qa[1]):
+            under = torch.from_numpy(np.abs(boxes - box).max(-1) < 0.01)
+            for place, (first, last) in enumerate(letters):
+                if first < end and last > start:
+                    wanted[row, before + place - 1] = under
+    return wanted
+
+
+# %% ../nbs/09_pretraining.ipynb #c105h
+POINT_HEADS = 4  # heads of the layer whose attention is given labels; the rest stay free
+
+
+def pointing_loss(
+    attention: Tensor,  # (R, H, T, N) of text tokens to visual tokens
+    wanted: Tensor,  # (R, T, N) from stack_pointing
+) -> tuple[Tensor, float]:
+    """Negative log of the attention on the object that is being written about, and the mean of that attention."""
+    on = (attention[:, :POINT_HEADS] * wanted[:, None]).sum(-1).transpose(1, 2)[wanted.any(-1)]
+    return -on.clamp(min=1e-5).log().mean(), on.mean().item()
+
 
 # %% ../nbs/09_pretraining.ipynb #c107
 def _single_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, step: int,
@@ -452,22 +516,24 @@ def _single_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     singles, kinds = training_singles(config, step, config.singles, side=miniature.SIDE)
     prefix = run_prefix(model, tokenizer, np.stack([scene.pixels for scene in singles]))
     rows = [(i, single_question(s.objects[0][0], kind, random)) for i, (s, kind) in enumerate(zip(singles, kinds))]
-    return answer_loss(model, tokenizer, prefix, rows)
+    return answer_loss(model, tokenizer, prefix, rows)[0]
 
 # %% ../nbs/09_pretraining.ipynb #c109
 def talk_step(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, heads: DenseHeads,
               config: PretrainConfig, step: int) -> tuple[Tensor, dict[str, float]]:
-    """Stage talk: questions and replies about scenes and single pictures, beside the dense labels."""
+    """Stage talk: questions and replies about scenes and single pictures, beside dense labels and labels of attention."""
     random = np.random.RandomState(data_seed(config.seed, step, 5000))
     scenes, prefix, dense, metrics = _scene_part(model, tokenizer, heads, config, step)
     rows = [(i, qa) for i, scene in enumerate(scenes) for qa in scene_questions(scene, random, config.questions)]
-    found = answer_loss(model, tokenizer, prefix, rows)
+    found, attention = answer_loss(model, tokenizer, prefix, rows)
+    pointed, metrics["pointed"] = pointing_loss(attention, stack_pointing(tokenizer, scenes, rows, attention.shape))
     named = _single_answers(model, tokenizer, config, step, random)
     metrics |= dict(scene_loss=found.item(), single_loss=named.item())
-    return found + 0.5 * named + config.dense_weight * dense, metrics
+    return found + 0.5 * named + config.dense_weight * dense + config.point_weight * pointed, metrics
 
 
 STEPS = {"name": name_step, "look": look_step, "talk": talk_step}
+
 
 # %% ../nbs/09_pretraining.ipynb #c113
 def new_model(config: PretrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, DenseHeads]:
@@ -484,6 +550,7 @@ def new_model(config: PretrainConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
     saved = Path(config.start) / "heads.safetensors"
     if config.start and saved.is_file():
         heads.load_state_dict(load_file(saved))
+    model.model.language_model.set_attn_implementation("eager")  # the one that returns its attention
     return model.float(), tokenizer, heads
 
 # %% ../nbs/09_pretraining.ipynb #c115
