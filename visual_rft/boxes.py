@@ -5,12 +5,14 @@
 # %% ../nbs/03_boxes.ipynb #c003
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 # %% auto #0
-__all__ = ['Pairs', 'area', 'iou', 'giou', 'match_greedy', 'match_optimal', 'to_thousandths', 'from_thousandths']
+__all__ = ['Pairs', 'area', 'iou', 'giou', 'match_greedy', 'match_optimal', 'to_thousandths', 'from_thousandths', 'resized_size',
+           'to_resized', 'from_resized']
 
 # %% ../nbs/03_boxes.ipynb #c011
 def _as_boxes(boxes: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
@@ -108,3 +110,46 @@ def from_thousandths(
 ) -> np.ndarray:
     """(N, 4) pixels of the picture, not rounded."""
     return _as_boxes(boxes) * np.array([width, height] * 2) / 1000
+
+# %% ../nbs/03_boxes.ipynb #c049b
+def resized_size(
+    width: int,  # pixels of the picture
+    height: int,  # pixels of the picture
+    factor: int = 28,  # both sides become multiples of it: 28 for Qwen2.5-VL, 32 for Qwen3-VL
+    min_pixels: int = 56 * 56,  # at least so many pixels in all
+    max_pixels: int = 28 * 28 * 1280,  # at most so many pixels in all
+) -> tuple[int, int]:
+    """Width and height to which a Qwen-VL processor resizes a picture; raises ValueError for a ratio above 200."""
+    if max(width, height) > 200 * min(width, height):
+        raise ValueError(f"a picture of {width} x {height} pixels is more than 200 times as long as wide")
+    sides = [round(side / factor) * factor for side in (width, height)]
+    scale = math.sqrt(width * height / max_pixels), math.sqrt(min_pixels / (width * height))
+    if sides[0] * sides[1] > max_pixels:
+        sides = [max(factor, math.floor(side / scale[0] / factor) * factor) for side in (width, height)]
+    elif sides[0] * sides[1] < min_pixels:
+        sides = [math.ceil(side * scale[1] / factor) * factor for side in (width, height)]
+    return sides[0], sides[1]
+
+
+# %% ../nbs/03_boxes.ipynb #c049f
+def to_resized(
+    boxes: Sequence[Sequence[float]] | np.ndarray,  # (N, 4) in pixels of the picture
+    width: int,  # pixels of the picture
+    height: int,  # pixels of the picture
+    **limits: int,  # factor, min_pixels and max_pixels of the processor
+) -> np.ndarray:
+    """(N, 4) integer pixels of the resized picture: the frame of Qwen2.5-VL."""
+    size = np.array(resized_size(width, height, **limits) * 2)
+    scaled = np.floor(_as_boxes(boxes) * size / np.array([width, height] * 2) + 0.5)
+    return scaled.astype(np.int64).clip(0, size)
+
+
+def from_resized(
+    boxes: Sequence[Sequence[float]] | np.ndarray,  # (N, 4) in pixels of the resized picture
+    width: int,  # pixels of the picture
+    height: int,  # pixels of the picture
+    **limits: int,  # factor, min_pixels and max_pixels of the processor
+) -> np.ndarray:
+    """(N, 4) pixels of the picture, not rounded."""
+    return _as_boxes(boxes) * np.array([width, height] * 2) / np.array(resized_size(width, height, **limits) * 2)
+

@@ -106,7 +106,7 @@ def _rows(arguments: argparse.Namespace):
 
     if arguments.data:
         return load_rows(arguments.data)
-    return miniature.few_shot_rows(arguments.shots, arguments.seed)
+    return miniature.few_shot_rows(arguments.shots, arguments.seed, thinking=arguments.command != "sft")
 
 
 def _fine_tune(arguments: argparse.Namespace, command: str) -> None:
@@ -190,7 +190,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 # %% ../nbs/19_cli.ipynb #c029
 DESCRIPTION = "Visual reinforcement fine-tuning of vision-language models, on a laptop or a GPU."
 EPILOG = """examples:
-  visual-rft compare --quick               the few-shot study in about two minutes, to see that all works
+  visual-rft compare --quick               a few steps of the few-shot study, to see that all works
   visual-rft compare --out runs/study      the whole study: start, SFT, GRPO, one table, one figure
   visual-rft evaluate --task naming        name single objects in unseen views
   visual-rft grpo --data my.jsonl --out x  fine-tune on your own rows (image, problem, solution)

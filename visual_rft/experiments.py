@@ -28,13 +28,20 @@ from .sft import train_sft
 from .trainer import train_grpo
 
 # %% auto #0
-__all__ = ['COLUMNS', 'open_model', 'data_hash', 'test_set', 'fine_tune', 'trained_seconds', 'score_once', 'evaluate', 'table',
-           'before_after', 'compare']
+__all__ = ['COLUMNS', 'open_model', 'weights_hash', 'data_hash', 'test_set', 'fine_tune', 'trained_seconds', 'score_once',
+           'evaluate', 'table', 'before_after', 'compare']
 
 # %% ../nbs/15_experiments.ipynb #c009
 def open_model(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A model and its processor by folder or hub name; the shipped tiny VLM for an empty name."""
     return models.load(name or models.tiny_folder())
+
+
+def weights_hash(name: str) -> str:
+    """A short sha256 of the weights of a model in a folder; empty for a name on the hub, which names its version."""
+    weights = Path(name or models.tiny_folder()) / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
+
 
 # %% ../nbs/15_experiments.ipynb #c015
 def data_hash(rows: datasets.Dataset) -> str:
@@ -62,7 +69,7 @@ def fine_tune(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Fine-tune once, with a full record; a finished run is loaded, a broken one goes on from its last checkpoint."""
     config = dict(task=rows["task"][0], method=method, model=start or "tiny-vlm", rows=len(rows))
-    config |= dict(data_hash=data_hash(rows), settings=asdict(settings), command=command) | details
+    config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=asdict(settings), command=command) | details
     folder = start_run(folder, config)
     if (folder / "model" / "model.safetensors").is_file():
         return models.load(str(folder / "model"))
@@ -112,7 +119,7 @@ def evaluate(
     if not folder:
         return score_rows(rows, answer_rows(model, processor, rows))
     config = dict(task=path or task, method="base", shots=0, seed=0, model=name or "tiny-vlm", command=command)
-    start_run(folder, config | dict(data_hash=data_hash(rows)))
+    start_run(folder, config | dict(model_hash=weights_hash(name), data_hash=data_hash(rows)))
     return score_once(model, processor, rows, folder)
 
 # %% ../nbs/15_experiments.ipynb #c046
@@ -163,40 +170,46 @@ def before_after(
     return path
 
 # %% ../nbs/15_experiments.ipynb #c055
-def _arm(method: str, settings: CompareSettings, folder: Path, command: str, thinking: bool) -> tuple[dict, float]:
-    """Fine-tune and test one arm: its test scores, and its AP on the validation pictures."""
+def _train_arm(method: str, settings: CompareSettings, folder: Path, command: str, thinking: bool) -> float:
+    """Fine-tune one arm; its AP on the validation pictures."""
     chosen = replace(getattr(settings, method), seed=settings.seed)
     categories = settings.categories or miniature.FEW_SHOT
     rows = miniature.few_shot_rows(settings.shots, settings.seed, categories, thinking)
     details = dict(shots=settings.shots, seed=settings.seed, categories=list(categories), thinking=thinking)
     model, processor = fine_tune(method, settings.model, rows, chosen, folder, command, **details)
     check = miniature.validation_rows(categories, settings.validation_scenes, thinking)
-    found = score_once(model, processor, check, folder / "validation")
-    summary = score_once(model, processor, test_set(settings, thinking), folder, train_seconds=trained_seconds(folder))
-    return summary, found["AP"]
+    return score_once(model, processor, check, folder / "validation")["AP"]
+
+
+def _test_arm(settings: CompareSettings, folder: Path, thinking: bool) -> dict[str, float]:
+    """Test a trained arm on the unseen pictures."""
+    model, processor = models.load(str(folder / "model"))
+    return score_once(model, processor, test_set(settings, thinking), folder, train_seconds=trained_seconds(folder))
+
 
 # %% ../nbs/15_experiments.ipynb #c057
-def _test_start(settings: CompareSettings, folder: Path, known: dict) -> dict[str, float]:
+def _test_start(settings: CompareSettings, folder: Path, known: dict, thinking: bool) -> dict[str, float]:
     """Score the start on the unseen pictures, with a record."""
     model, processor = open_model(settings.model)
-    start_run(folder, known | dict(method="base", shots=settings.shots, seed=settings.seed))
-    return score_once(model, processor, test_set(settings), folder, train_seconds=0.0)
+    start_run(folder, known | dict(method="base", shots=settings.shots, seed=settings.seed, thinking=thinking))
+    return score_once(model, processor, test_set(settings, thinking), folder, train_seconds=0.0)
+
 
 # %% ../nbs/15_experiments.ipynb #c059
 def _sft_folder(folder: Path, rate: float) -> Path:
     """Where the SFT run with this learning rate lies."""
-    return folder / f"sft-{rate:.0e}"
+    return folder / f"sft-{rate:g}"
 
 
-def _search_sft(settings: CompareSettings, folder: Path, command: str) -> tuple[float, dict[str, float]]:
-    """Fine-tune by SFT at each learning rate: the rate that validates best, and the test scores of that run."""
-    arms = {}
+def _search_sft(settings: CompareSettings, folder: Path, command: str) -> float:
+    """Fine-tune by SFT at each learning rate: the rate that validates best."""
+    found = {}
     for rate in settings.sft_learning_rates:
         chosen = replace(settings, sft=replace(settings.sft, learning_rate=rate))
-        arms[rate] = _arm("sft", chosen, _sft_folder(folder, rate), command, thinking=False)
-        print(f"     learning rate {rate:.0e}: validation AP {arms[rate][1]:.3f}", flush=True)
-    best = max(arms, key=lambda rate: arms[rate][1])
-    return best, arms[best][0]
+        found[rate] = _train_arm("sft", chosen, _sft_folder(folder, rate), command, thinking=False)
+        print(f"     learning rate {rate:g}: validation AP {found[rate]:.3f}", flush=True)
+    return max(found, key=lambda rate: found[rate])
+
 
 # %% ../nbs/15_experiments.ipynb #c063
 def _report(settings: CompareSettings, folder: Path, results: dict[str, dict], folders: dict[str, Path]) -> None:
@@ -216,15 +229,20 @@ def compare(
     torch.set_num_threads(settings.threads)
     folder = Path(folder)
     known = dict(task="detection", method="compare", model=settings.model or "tiny-vlm", command=command)
+    known["model_hash"] = weights_hash(settings.model)
     start_run(folder, asdict(settings) | known)
     print(f"1/3  the start: {settings.test_scenes + settings.test_negatives} unseen pictures", flush=True)
-    results = {"start": _test_start(settings, folder / "base", known)}
+    results = {"start": _test_start(settings, folder / "base", known, thinking=True),
+               "start, plain question": _test_start(settings, folder / "base-plain", known, thinking=False)}
     rates = len(settings.sft_learning_rates)
     print(f"2/3  SFT: {settings.sft.steps} steps at each of {rates} learning rates", flush=True)
-    rate, results["SFT"] = _search_sft(settings, folder, command)
+    rate = _search_sft(settings, folder, command)
+    results["SFT"] = _test_arm(settings, _sft_folder(folder, rate), thinking=False)
     print(f"3/3  GRPO: {settings.grpo.steps} steps", flush=True)
-    results["GRPO"], _ = _arm("grpo", settings, folder / "grpo", command, thinking=True)
+    _train_arm("grpo", settings, folder / "grpo", command, thinking=True)
+    results["GRPO"] = _test_arm(settings, folder / "grpo", thinking=True)
     write_json(folder / "summary.json", results | dict(sft_learning_rate=rate))
     folders = {"start": folder / "base", "SFT": _sft_folder(folder, rate), "GRPO": folder / "grpo"}
     _report(settings, folder, results, folders)
     return results
+
