@@ -96,18 +96,19 @@ def test_no_attack_reaches_the_honest_answer(task: str, text: str) -> None:
     assert score(task, text) < score(task, HONEST[task]) - 0.01
 
 
-def test_the_paper_pays_for_confidence_zero_on_junk_and_robust_does_not() -> None:
+def test_the_paper_pays_in_full_for_confidence_zero_on_junk_and_robust_as_for_no_claim() -> None:
     junk = prompts.completion(prompts.detection_answer([[900, 0, 1000, 50]], [0.0]), "give up")
     solution = [SOLUTIONS["detection"]]
     paper = REWARD_SETS["paper"]["detection"][1]
     robust = REWARD_SETS["robust"]["detection"][1]
-    assert paper([junk], solution) == [1.0] and robust([junk], solution) == [0.0]
+    silence = prompts.completion(prompts.NO_OBJECTS, "give up")
+    assert paper([junk], solution) == [1.0] and robust([junk, silence, "?"], solution * 3) == [0.5, 0.5, 0.0]
 
 
 def test_a_right_no_objects_is_rewarded() -> None:
     negative = prompts.completion(prompts.NO_OBJECTS)
     assert score("detection", prompts.completion(prompts.NO_OBJECTS, "nothing"), solution=negative) == 3.0
-    assert score("detection", HONEST["detection"], solution=negative) == 1.0  # the format only
+    assert score("detection", HONEST["detection"], solution=negative) == 1.0  # the format only: two sure boxes of nothing
 
 
 def test_stating_the_iou_is_the_best_confidence() -> None:
@@ -117,6 +118,23 @@ def test_stating_the_iou_is_the_best_confidence() -> None:
     grid = np.arange(0, 101) / 100
     values = [reward([prompts.completion(prompts.detection_answer(shifted, [c]), "x")], truth)[0] for c in grid]
     assert abs(grid[int(np.argmax(values))] - expected) <= 0.01
+
+
+def test_the_confidence_reward_is_proper_for_a_lone_box_that_may_be_wrong() -> None:
+    reward, truth = REWARD_SETS["robust"]["detection"][1], [prompts.completion(prompts.detection_answer(TRUE[:1]))]
+    grid = np.arange(0, 101) / 100
+    for chance in (0.25, 0.75):
+        means = []
+        for c in grid:
+            hit, miss = (prompts.completion(prompts.detection_answer([b], [c]), "x") for b in (TRUE[0], [900, 0, 950, 50]))
+            means.append(np.dot([chance, 1 - chance], reward([hit, miss], truth * 2)))
+        assert abs(grid[int(np.argmax(means))] - chance) <= 0.01
+
+
+def test_a_solution_with_a_broken_box_is_an_error() -> None:
+    broken = "<answer>[{'Position': [300, 300, 100, 100], 'Confidence': 1}]</answer>"
+    with pytest.raises(ValueError, match="not a detection solution"):
+        REWARD_SETS["robust"]["detection"][0]([HONEST["detection"]], [broken])
 
 
 @settings(max_examples=300, deadline=None)

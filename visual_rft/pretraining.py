@@ -28,13 +28,14 @@ from .records import forget_after, log_line, start_run
 from .settings import PretrainConfig
 
 # %% auto #0
-__all__ = ['KINDS', 'MEAN', 'DEVIATION', 'REACH', 'NAMING_SIDE', 'READ_LAYER', 'ROWS', 'COLUMNS', 'QA', 'PLACES', 'POINT_LAYER',
-           'POINT_HEADS', 'STEPS', 'class_names', 'scene_sprites', 'single_sprites', 'data_seed', 'training_scenes',
-           'training_singles', 'pixel_patches', 'DenseHeads', 'name_step', 'dense_targets', 'stack_targets',
-           'extent_targets', 'extent_loss', 'dense_loss', 'prefix_ids', 'Prefix', 'run_prefix', 'look_step',
-           'place_name', 'scene_thought', 'stated_confidence', 'scene_questions', 'single_question', 'tokenizer_corpus',
-           'encode_qa', 'token_weights', 'answer_loss', 'letters_about', 'stack_pointing', 'pointing_loss', 'talk_step',
-           'new_model', 'save_model', 'schedule', 'save_checkpoint', 'load_checkpoint', 'pretrain']
+__all__ = ['KINDS', 'MEAN', 'DEVIATION', 'REACH', 'NAMING_SIDE', 'READ_LAYER', 'ROWS', 'COLUMNS', 'QA', 'PLACES', 'END_OF_NUMBER',
+           'POINT_LAYER', 'POINT_HEADS', 'STEPS', 'class_names', 'scene_sprites', 'single_sprites', 'data_seed',
+           'training_scenes', 'training_singles', 'pixel_patches', 'DenseHeads', 'name_step', 'dense_targets',
+           'stack_targets', 'extent_targets', 'extent_loss', 'dense_loss', 'prefix_ids', 'Prefix', 'run_prefix',
+           'look_step', 'place_name', 'scene_thought', 'stated_confidence', 'scene_questions', 'single_question',
+           'tokenizer_corpus', 'encode_qa', 'token_weights', 'answer_loss', 'letters_about', 'stack_pointing',
+           'pointing_loss', 'talk_step', 'new_model', 'save_model', 'schedule', 'save_checkpoint', 'load_checkpoint',
+           'pretrain']
 
 # %% ../nbs/09_pretraining.ipynb #c007
 @lru_cache(maxsize=1)
@@ -398,7 +399,8 @@ def encode_qa(tokenizer: PreTrainedTokenizerFast, qa: QA) -> tuple[list[int], li
     return question, tokenizer(qa[1] + "<|im_end|>")["input_ids"]
 
 # %% ../nbs/09_pretraining.ipynb #c092
-PLACES = (0.1, 1.5, 2.0, 1.0)  # weight of the loss on units, tens, hundreds, thousands of a number
+PLACES = (0.1, 1.0, 2.0, 1.0)  # weight of the loss on units, tens, hundreds, thousands of a number
+END_OF_NUMBER = 2.0  # weight of the token after a number, which says how long the number is
 
 
 def token_weights(
@@ -408,10 +410,11 @@ def token_weights(
     """One weight a token: the units of a coordinate are finer than a pixel, its hundreds decide where the box is."""
     digits = [token.isdigit() for token in tokenizer.convert_ids_to_tokens(reply)]
     weights, place = [], 0
-    for digit in reversed(digits):
-        weights.append(PLACES[min(place, 3)] if digit else 1.0)
+    for digit, before in zip(reversed(digits), [*reversed(digits[:-1]), False]):
+        weights.append(PLACES[min(place, 3)] if digit else END_OF_NUMBER if before else 1.0)
         place = place + 1 if digit else 0
     return weights[::-1]
+
 
 # %% ../nbs/09_pretraining.ipynb #c096
 def _pack_rows(tokenizer: PreTrainedTokenizerFast, questions: Sequence[QA]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

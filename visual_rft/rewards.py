@@ -42,7 +42,7 @@ def _asked_to_think(problem: Sequence[str] | None, count: int) -> list[bool]:
 def _truth(solution: str) -> np.ndarray:
     """(N, 4) true boxes of a detection solution; empty for `No Objects`."""
     parsed = parse_detection(solution, thinking=False)
-    if not parsed.boxes and not parsed.no_objects:
+    if parsed.rejected or not (parsed.boxes or parsed.no_objects):
         raise ValueError(f"not a detection solution, expected boxes or No Objects in answer tags: {solution[:200]!r}")
     return np.array([p.box for p in parsed.boxes]).reshape(-1, 4)
 
@@ -79,17 +79,18 @@ def detection_confidence(
     solution: Sequence[str],  # the true answers, in answer tags
     **columns: object,  # other columns of the rows, not used
 ) -> list[float]:
-    """Sum of c(2u - c) over max(true, written boxes), u the matched IoU, cut to 0..1; for a known u best at c = u."""
+    """(1 + S) / 2, S the sum of c(2u - c) over max(true, written boxes), u the matched IoU; 0 if unreadable."""
     rewards = []
     for completion, true in zip(completions, solution, strict=True):
         parsed, truth = parse_detection(text_of(completion)), _truth(true)
-        if len(truth) == 0:
-            rewards.append(float(parsed.no_objects))
+        if not parsed.boxes:
+            rewards.append(float(parsed.no_objects) * (0.5 if len(truth) else 1.0))
             continue
         stated = np.array([p.confidence or 0.0 for p in parsed.boxes])
         total = (stated * (2 * _matched_iou(parsed, truth) - stated)).sum()
-        rewards.append(float(np.clip(total / max(len(truth), len(stated) + parsed.rejected), 0, 1)))
+        rewards.append(float(1 + total / max(len(truth), len(stated) + parsed.rejected)) / 2)
     return rewards
+
 
 # %% ../nbs/04_rewards.ipynb #c028
 def _format_reward(task: str) -> Reward:
