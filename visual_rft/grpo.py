@@ -44,9 +44,10 @@ def grpo_loss(
     average: str = "completion",  # completion (GRPO), token (DAPO), or constant (Dr. GRPO)
     max_length: int | None = None,  # tokens; the divisor of the constant average
 ) -> Tensor:
-    """The loss of group-relative policy optimisation; raises ValueError for an unknown average."""
-    old_logps = logps.detach() if old_logps is None else old_logps
-    each = -clipped_objective(logps, old_logps, advantages, epsilon)
+    """The loss of group-relative policy optimisation; raises ValueError for what cannot be computed."""
+    if beta and reference_logps is None:
+        raise ValueError(f"beta is {beta}, so the KL term needs reference_logps")
+    each = -clipped_objective(logps, logps.detach() if old_logps is None else old_logps, advantages, epsilon)
     if beta:
         each = each + beta * kl_estimate(logps, reference_logps)
     if average == "completion":
