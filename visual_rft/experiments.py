@@ -234,7 +234,7 @@ def compare(
     print(f"1/3  the start: {settings.test_scenes + settings.test_negatives} unseen pictures", flush=True)
     results = {"start": _test_start(settings, folder / "base", known, thinking=True),
                "start, plain question": _test_start(settings, folder / "base-plain", known, thinking=False)}
-    print(f"2/3  SFT: {settings.sft.steps} steps at each of {len(settings.sft_learning_rates)} learning rates", flush=True)
+    print(f"2/3  SFT: {settings.sft.steps} steps, {len(settings.sft_learning_rates)} learning rates", flush=True)
     rate = _search_sft(settings, folder, command)
     results["SFT"] = _test_arm(settings, _sft_folder(folder, rate), thinking=False)
     print(f"3/3  GRPO: {settings.grpo.steps} steps", flush=True)
