@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from . import miniature, models, prompts
+from .boxes import iou
 from .miniature import BASE, NOVEL, Scene, Sprite, find_sprites, labels_of, random_scene, sprites_by_label
 from .records import forget_after, log_line, start_run
 from .settings import PretrainConfig
@@ -32,7 +33,7 @@ __all__ = ['KINDS', 'MEAN', 'DEVIATION', 'REACH', 'NAMING_SIDE', 'READ_LAYER', '
            'POINT_LAYER', 'POINT_HEADS', 'STEPS', 'class_names', 'scene_sprites', 'single_sprites', 'data_seed',
            'training_scenes', 'training_singles', 'pixel_patches', 'DenseHeads', 'name_step', 'dense_targets',
            'stack_targets', 'extent_targets', 'extent_loss', 'dense_loss', 'prefix_ids', 'Prefix', 'run_prefix',
-           'look_step', 'place_name', 'scene_thought', 'stated_confidence', 'scene_questions', 'single_question',
+           'look_step', 'place_name', 'scene_thought', 'stated_confidences', 'scene_questions', 'single_question',
            'tokenizer_corpus', 'encode_qa', 'token_weights', 'answer_loss', 'letters_about', 'stack_pointing',
            'pointing_loss', 'talk_step', 'new_model', 'save_model', 'schedule', 'save_checkpoint', 'load_checkpoint',
            'pretrain']
@@ -221,7 +222,7 @@ def dense_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Every visual token names the object under it and says where that object's box is."""
     n, here = heads.classes + 1, classes > 0
-    seen, read = heads.tower(tower), heads.middle(middle)
+    seen, read = heads.tower(tower).float(), heads.middle(middle).float()
     label_loss = [F.cross_entropy(out[..., :n].flatten(0, 1), classes.flatten()) for out in (seen, read)]
     offset = (seen[..., n:n + 4] + _centres(int(classes.shape[1] ** 0.5)) - boxes)[here].abs().mean()
     place = (read[..., n:n + 4] - boxes)[here].abs().mean()
@@ -313,12 +314,27 @@ def scene_thought(scene: Scene) -> str:
     return "I see " + ", ".join(f"{label} at the {place_name(box, side)}" for label, box in ordered) + "."
 
 # %% ../nbs/09_pretraining.ipynb #c075
-def stated_confidence(
-    box: Sequence[int],  # (x1, y1, x2, y2) in thousandths
-) -> float:
-    """The confidence that pre-training writes beside a box: larger objects are surer, at most 0.95."""
-    area = (box[2] - box[0]) * (box[3] - box[1]) / 1e6
-    return round(min(0.95, 0.65 + area), 2)
+@torch.no_grad()
+def stated_confidences(
+    heads: DenseHeads,  # the read-outs
+    middle: Tensor,  # (B, N, D) hidden states of an early layer at the visual positions
+    scenes: Sequence[Scene],  # B scenes
+) -> list[list[float]]:
+    """For each object of each scene, from 0.05 to 0.95: the probability of its name times the IoU of its box, both by
+    the read-out of an early layer, mean over the visual tokens of the object."""
+    read, n = heads.middle(middle).float(), heads.classes + 1
+    chances, read_boxes = read[..., :n].softmax(-1).numpy(), read[..., n:n + 4].numpy()
+    stated = []
+    for scene, chance, found in zip(scenes, chances, read_boxes):
+        boxes, row = dense_targets(scene)[1], []
+        for label, box in scene.objects:
+            true = np.array(box, np.float32) / scene.pixels.shape[0]
+            own = np.abs(boxes - true).max(-1) < 1e-4
+            sure = chance[own, 1 + class_names().index(label)] * iou(found[own], true[None])[:, 0]
+            row.append(round(float(np.clip(sure.mean() if own.any() else 0, 0.05, 0.95)), 2))
+        stated.append(row)
+    return stated
+
 
 # %% ../nbs/09_pretraining.ipynb #c078
 QA = tuple[str, str]  # prompt, reply
@@ -329,15 +345,19 @@ def _grounding_qa(scene: Scene, label: str, thinking: bool) -> QA:
     return prompts.grounding_prompt(f"the {label}.", thinking), prompts.grounding_answer(scene.boxes(label)[0])
 
 
-def _detection_qa(scene: Scene, label: str, thinking: bool) -> QA:
+def _detection_qa(scene: Scene, label: str, confidences: Sequence[float], thinking: bool) -> QA:
     """Ask for every box of a class, present or not: prompt and the text between the answer tags."""
-    boxes = scene.boxes(label)
-    answer = prompts.detection_answer(boxes, [stated_confidence(box) for box in boxes])
+    side = scene.pixels.shape[0]
+    pairs = sorted(([(1000 * v + side // 2) // side for v in box], confidence)
+                   for (name, box), confidence in zip(scene.objects, confidences) if name == label)
+    answer = prompts.detection_answer([box for box, _ in pairs], [confidence for _, confidence in pairs])
     return prompts.detection_prompt(label, thinking), answer
+
 
 # %% ../nbs/09_pretraining.ipynb #c079
 def scene_questions(
     scene: Scene,  # a training scene with base categories
+    confidences: Sequence[float],  # what to state for each of its objects
     random: np.random.RandomState,  # source of every choice
     count: int,  # how many questions
 ) -> list[QA]:
@@ -348,14 +368,15 @@ def scene_questions(
     order = [present[i] for i in random.permutation(len(present))]
     questions = []
     for number in range(count):
-        thinking, draw = bool(random.randint(4)), random.randint(20)
-        if draw < 3 and single:
+        thinking, draw = bool(random.randint(3)), random.randint(20)
+        if draw < 4 and single:
             prompt, answer = _grounding_qa(scene, single[random.randint(len(single))], thinking)
         else:
             label = absent[random.randint(len(absent))] if draw >= 18 else order[number % len(order)]
-            prompt, answer = _detection_qa(scene, label, thinking)
+            prompt, answer = _detection_qa(scene, label, confidences, thinking)
         questions.append((prompt, prompts.completion(answer, scene_thought(scene) if thinking else None)))
     return questions
+
 
 # %% ../nbs/09_pretraining.ipynb #c082
 def single_question(
@@ -388,7 +409,7 @@ def tokenizer_corpus(
     for _ in range(count):
         scene = _imagined_scene(random, pixels)
         single = single_question(names[random.randint(len(names))], KINDS[random.randint(3)], random)
-        for question, reply in [*scene_questions(scene, random, 2), single]:
+        for question, reply in [*scene_questions(scene, random.uniform(0, 1, len(scene.objects)), random, 2), single]:
             yield question
             yield reply
 
@@ -399,7 +420,7 @@ def encode_qa(tokenizer: PreTrainedTokenizerFast, qa: QA) -> tuple[list[int], li
     return question, tokenizer(qa[1] + "<|im_end|>")["input_ids"]
 
 # %% ../nbs/09_pretraining.ipynb #c092
-PLACES = (0.1, 1.0, 2.0, 1.0)  # weight of the loss on units, tens, hundreds, thousands of a number
+PLACES = (0.1, 0.5, 2.0, 1.0)  # weight of the loss on units, tens, hundreds, thousands of a number
 END_OF_NUMBER = 2.0  # weight of the token after a number, which says how long the number is
 
 
@@ -527,7 +548,9 @@ def talk_step(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, heads:
     """Stage talk: questions and replies about scenes and single pictures, beside dense labels and labels of attention."""
     random = np.random.RandomState(data_seed(config.seed, step, 5000))
     scenes, prefix, dense, metrics = _scene_part(model, tokenizer, heads, config, step)
-    rows = [(i, qa) for i, scene in enumerate(scenes) for qa in scene_questions(scene, random, config.questions)]
+    stated = stated_confidences(heads, prefix.middle, scenes)
+    rows = [(i, qa) for i, scene in enumerate(scenes)
+            for qa in scene_questions(scene, stated[i], random, config.questions)]
     found, attention = answer_loss(model, tokenizer, prefix, rows)
     pointed, metrics["pointed"] = pointing_loss(attention, stack_pointing(tokenizer, scenes, rows, attention.shape))
     named = _single_answers(model, tokenizer, config, step, random)
@@ -646,7 +669,8 @@ def _learn(config: PretrainConfig, step: int, modules: dict[str, nn.Module], tok
     """One step of the optimiser; returns the loss and the metrics of the stage."""
     for group in optimizer.param_groups:
         group["lr"] = schedule(config, step)
-    loss, metrics = STEPS[config.stage](modules["model"], tokenizer, modules["heads"], config, step)
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+        loss, metrics = STEPS[config.stage](modules["model"], tokenizer, modules["heads"], config, step)
     loss.backward()
     if dist.is_initialized():
         _average_gradients(optimizer.param_groups[0]["params"])
@@ -683,6 +707,8 @@ def pretrain(
     """Train the tiny VLM one stage; returns the folder of the model, which loads like any other."""
     if config.stage not in STEPS:
         raise ValueError(f"unknown stage {config.stage!r}; expected one of {list(STEPS)}")
+    if config.precision not in ("float32", "bfloat16"):
+        raise ValueError(f"unknown precision {config.precision!r}; expected float32 or bfloat16")
     torch.set_num_threads(config.threads)
     record = dict(task="pretraining", method=config.stage, model=config.family, command=command) | asdict(config)
     rank, world = _processes()

@@ -36,6 +36,7 @@ class PretrainConfig:
     seed: int = knob(0, "of weights and data")
     start: str = knob("", "folder of a model to go on from; random weights when empty")
     every: int = knob(100, "steps between checkpoints and log lines")
+    precision: str = knob("float32", "of the arithmetic; bfloat16 is faster where the processor has instructions for it")
     threads: int = knob(1, "CPU threads")
 
 # %% ../nbs/05a_settings.ipynb #c018
