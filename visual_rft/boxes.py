@@ -20,20 +20,26 @@ def _as_boxes(boxes: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     return np.asarray(boxes, np.float64).reshape(-1, 4)
 
 
+def _area(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(...,) the area between corners (..., 2); swapped corners have none."""
+    sides = np.maximum(high - low, 0)
+    return sides[..., 0] * sides[..., 1]
+
+
 def area(
     boxes: Sequence[Sequence[float]] | np.ndarray,  # (N, 4) as (x1, y1, x2, y2), any unit
 ) -> np.ndarray:
     """(N,) areas; a box with swapped corners has none."""
     boxes = _as_boxes(boxes)
-    return (boxes[:, 2] - boxes[:, 0]).clip(0) * (boxes[:, 3] - boxes[:, 1]).clip(0)
+    return _area(boxes[:, :2], boxes[:, 2:])
+
 
 # %% ../nbs/03_boxes.ipynb #c015
 def _overlap(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, M) shared and joint areas."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    return shared, area(first)[:, None] + area(second)[None] - shared
+    first = first[:, None]
+    shared = _area(np.maximum(first[..., :2], second[:, :2]), np.minimum(first[..., 2:], second[:, 2:]))
+    return shared, _area(first[..., :2], first[..., 2:]) + _area(second[:, :2], second[:, 2:]) - shared
 
 
 def iou(
@@ -42,7 +48,8 @@ def iou(
 ) -> np.ndarray:
     """(N, M) intersection over union, 0 to 1."""
     shared, joint = _overlap(_as_boxes(first), _as_boxes(second))
-    return np.divide(shared, joint, out=np.zeros_like(shared), where=joint > 0)
+    return shared / np.where(joint > 0, joint, 1)
+
 
 # %% ../nbs/03_boxes.ipynb #c021
 def giou(
@@ -52,12 +59,11 @@ def giou(
     """(N, M) generalised IoU, -1 to 1: IoU minus the empty share of the smallest box around both."""
     first, second = _as_boxes(first), _as_boxes(second)
     shared, joint = _overlap(first, second)
-    low = np.minimum(first[:, None, :2], second[None, :, :2])
-    high = np.maximum(first[:, None, 2:], second[None, :, 2:])
-    around = (high - low).clip(0).prod(-1)
-    overlap = np.divide(shared, joint, out=np.zeros_like(shared), where=joint > 0)
-    empty = np.divide(around - joint, around, out=np.zeros_like(around), where=around > 0)
-    return overlap - empty
+    first = first[:, None]
+    around = _area(np.minimum(first[..., :2], second[:, :2]), np.maximum(first[..., 2:], second[:, 2:]))
+    empty = (around - joint) / np.where(around > 0, around, 1)
+    return shared / np.where(joint > 0, joint, 1) - empty
+
 
 # %% ../nbs/03_boxes.ipynb #c032
 Pairs = list[tuple[int, int]]

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 
@@ -91,37 +90,26 @@ def split_tags(
     return thought, answer, tuple(notes)
 
 # %% ../nbs/02_parsing.ipynb #c026
-def _number(value: object) -> float | None:
-    """A finite number, or None; true and false are not numbers."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+def _is_number(value: object) -> bool:
+    """Whether a value is an integer or a float; true and false are neither here."""
+    return type(value) is int or type(value) is float
+
 
 # %% ../nbs/02_parsing.ipynb #c030
 def _box(values: object) -> tuple[float, float, float, float] | None:
     """Four finite numbers with ordered corners, or None."""
-    if not isinstance(values, list) or len(values) != 4:
+    if not isinstance(values, list) or len(values) != 4 or not all(map(_is_number, values)):
         return None
-    numbers = [_number(value) for value in values]
-    if None in numbers or min(numbers) < 0 or max(numbers) >= MAX_COORDINATE:
+    x1, y1, x2, y2 = values
+    if not (0 <= x1 < x2 < MAX_COORDINATE and 0 <= y1 < y2 < MAX_COORDINATE):
         return None
-    if numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
-        return None
-    return tuple(numbers)
+    return float(x1), float(y1), float(x2), float(y2)
+
 
 # %% ../nbs/02_parsing.ipynb #c034
 def _reject_constant(name: str) -> float:
     """Raise ValueError: NaN and Infinity are not numbers here."""
     raise ValueError(f"{name} is not a number here")
-
-
-def _short_int(digits: str) -> int | float:
-    """The integer that digits write; infinity when it has 20 or more."""
-    return int(digits) if len(digits) < 20 else math.inf
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -131,14 +119,17 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
         raise ValueError("a key occurs twice")
     return value
 
+
+_DECODER = json.JSONDecoder(parse_constant=_reject_constant, object_pairs_hook=_distinct)
+
+
 # %% ../nbs/02_parsing.ipynb #c036
 def _json(text: str) -> object:
     """The value of JSON or simple Python-literal text; raises ValueError for anything else."""
     if text.count("[") + text.count("{") > 4 * MAX_BOXES:
         raise ValueError("too many brackets")
-    return json.loads(
-        text.replace("'", '"'), parse_constant=_reject_constant, parse_int=_short_int, object_pairs_hook=_distinct
-    )
+    return _DECODER.decode(text.replace("'", '"'))
+
 
 # %% ../nbs/02_parsing.ipynb #c040
 _OBJECT = re.compile(r"\{[^{}]*\}")
@@ -176,11 +167,11 @@ def _prediction(item: object) -> Prediction | None:
     if not isinstance(item, dict):
         return None
     box, written = _box(item.get("Position")), item.get("Confidence")
-    stated = _number(written)
-    infinite = stated is None and isinstance(written, float)  # a number, but too large for one
-    if box is None or infinite or (stated is not None and not 0 <= stated <= 1):
+    stated = _is_number(written)
+    if box is None or (stated and not 0 <= written <= 1):
         return None
-    return Prediction(box, stated)
+    return Prediction(box, float(written) if stated else None)
+
 
 # %% ../nbs/02_parsing.ipynb #c053
 def _predictions(answer: str) -> tuple[tuple[Prediction, ...], int, list[str]]:

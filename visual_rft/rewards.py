@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from .boxes import iou, match_greedy, match_optimal
-from .parsing import PARSERS, Parsed, parse_classification, parse_detection, parse_grounding
+from .parsing import MAX_CHARACTERS, PARSERS, Parsed
 
 # %% auto #0
 __all__ = ['Completion', 'Reward', 'detection_format', 'classification_format', 'grounding_format', 'REWARD_SETS', 'text_of',
-           'detection_iou', 'detection_confidence', 'normalise_name', 'classification_accuracy', 'grounding_iou',
-           'paper_detection_iou', 'paper_detection_confidence']
+           'read_completion', 'detection_iou', 'detection_confidence', 'normalise_name', 'classification_accuracy',
+           'grounding_iou', 'paper_detection_iou', 'paper_detection_confidence']
 
 # %% ../nbs/04_rewards.ipynb #c008
 Completion = str | list[dict]  # text, or chat messages whose last one is the model's
@@ -38,13 +39,33 @@ def _asked_to_think(problem: Sequence[str] | None, count: int) -> list[bool]:
     """Whether each prompt asks for a think part; True where the prompts are not known."""
     return [True] * count if problem is None else ["<think>" in text for text in problem]
 
+# %% ../nbs/04_rewards.ipynb #c010b
+@lru_cache(maxsize=4096)
+def _parse_once(task: str, text: str, thinking: bool) -> Parsed:
+    """What a text says; the same question is answered from memory."""
+    return PARSERS[task](text, thinking)
+
+
+def read_completion(
+    task: str,  # detection, classification or grounding
+    completion: Completion,  # text, or chat messages
+    thinking: bool = True,  # whether the prompt asked for a think part
+) -> Parsed:
+    """What a completion says; never raises."""
+    return _parse_once(task, text_of(completion)[:MAX_CHARACTERS + 1], thinking)
+
+
 # %% ../nbs/04_rewards.ipynb #c012
+@lru_cache(maxsize=1024)
 def _truth(solution: str) -> np.ndarray:
-    """(N, 4) true boxes of a detection solution; empty for `No Objects`."""
-    parsed = parse_detection(solution, thinking=False)
+    """(N, 4) true boxes of a detection solution, read-only; empty for `No Objects`."""
+    parsed = _parse_once("detection", solution, False)
     if parsed.rejected or not (parsed.boxes or parsed.no_objects):
         raise ValueError(f"not a detection solution, expected boxes or No Objects in answer tags: {solution[:200]!r}")
-    return np.array([p.box for p in parsed.boxes]).reshape(-1, 4)
+    truth = np.array([p.box for p in parsed.boxes]).reshape(-1, 4)
+    truth.flags.writeable = False
+    return truth
+
 
 # %% ../nbs/04_rewards.ipynb #c013
 def _matched_iou(parsed: Parsed, truth: np.ndarray) -> np.ndarray:
@@ -56,6 +77,20 @@ def _matched_iou(parsed: Parsed, truth: np.ndarray) -> np.ndarray:
             values[predicted] = overlaps[predicted, true]
     return values
 
+
+@lru_cache(maxsize=4096)
+def _compared(text: str, solution: str) -> tuple[Parsed, int, tuple[float, ...]]:
+    """What a text says, the number of true boxes, and the matched IoU of each written box."""
+    parsed, truth = _parse_once("detection", text, True), _truth(solution)
+    return parsed, len(truth), tuple(_matched_iou(parsed, truth).tolist())
+
+
+def _compare_all(completions: Sequence[Completion], solution: Sequence[str]) -> list[tuple[Parsed, int, tuple]]:
+    """Each completion compared with its solution."""
+    texts = (text_of(completion)[:MAX_CHARACTERS + 1] for completion in completions)
+    return [_compared(text, true) for text, true in zip(texts, solution, strict=True)]
+
+
 # %% ../nbs/04_rewards.ipynb #c016
 def detection_iou(
     completions: Sequence[Completion],  # what the model wrote
@@ -64,14 +99,11 @@ def detection_iou(
 ) -> list[float]:
     """Sum of matched IoU over max(true boxes, written boxes); 1 for a right `No Objects`."""
     rewards = []
-    for completion, true in zip(completions, solution, strict=True):
-        parsed, truth = parse_detection(text_of(completion)), _truth(true)
-        written = len(parsed.boxes) + parsed.rejected
-        if len(truth) == 0:
-            rewards.append(float(parsed.no_objects))
-        else:
-            rewards.append(float(_matched_iou(parsed, truth).sum() / max(len(truth), written)))
+    for parsed, count, overlaps in _compare_all(completions, solution):
+        written = len(overlaps) + parsed.rejected
+        rewards.append(sum(overlaps) / max(count, written) if count else float(parsed.no_objects))
     return rewards
+
 
 # %% ../nbs/04_rewards.ipynb #c021
 def detection_confidence(
@@ -81,14 +113,13 @@ def detection_confidence(
 ) -> list[float]:
     """(1 + S) / 2, S the sum of c(2u - c) over max(true, written boxes), u the matched IoU; 0 if unreadable."""
     rewards = []
-    for completion, true in zip(completions, solution, strict=True):
-        parsed, truth = parse_detection(text_of(completion)), _truth(true)
-        if not parsed.boxes:
-            rewards.append(float(parsed.no_objects) * (0.5 if len(truth) else 1.0))
+    for parsed, count, overlaps in _compare_all(completions, solution):
+        if not overlaps:
+            rewards.append(float(parsed.no_objects) * (0.5 if count else 1.0))
             continue
-        stated = np.array([p.confidence or 0.0 for p in parsed.boxes])
-        total = (stated * (2 * _matched_iou(parsed, truth) - stated)).sum()
-        rewards.append(float(1 + total / max(len(truth), len(stated) + parsed.rejected)) / 2)
+        stated = [p.confidence or 0.0 for p in parsed.boxes]
+        total = sum(c * (2 * u - c) for c, u in zip(stated, overlaps))
+        rewards.append((1 + total / max(count, len(overlaps) + parsed.rejected)) / 2)
     return rewards
 
 
@@ -101,7 +132,7 @@ def _format_reward(task: str) -> Reward:
     ) -> list[float]:
         thinking = _asked_to_think(problem, len(completions))
         return [
-            float(PARSERS[task](text_of(completion), asked).well_formed)
+            float(read_completion(task, completion, asked).well_formed)
             for completion, asked in zip(completions, thinking, strict=True)
         ]
 
@@ -130,10 +161,10 @@ def classification_accuracy(
     """1 when the name equals the true one after normalising both, else 0; a part of a name is not the name."""
     rewards = []
     for completion, true in zip(completions, solution, strict=True):
-        truth = parse_classification(true, thinking=False).name
+        truth = _parse_once("classification", true, False).name
         if truth is None:
             raise ValueError(f"not a classification solution, expected a name in answer tags: {true[:200]!r}")
-        name = parse_classification(text_of(completion)).name
+        name = read_completion("classification", completion).name
         rewards.append(float(name is not None and normalise_name(name) == normalise_name(truth)))
     return rewards
 
@@ -146,10 +177,10 @@ def grounding_iou(
     """IoU of the one box with the true one; 0 without a valid box."""
     rewards = []
     for completion, true in zip(completions, solution, strict=True):
-        truth = parse_grounding(true, thinking=False).boxes
+        truth = _parse_once("grounding", true, False).boxes
         if not truth:
             raise ValueError(f"not a grounding solution, expected (x1,y1),(x2,y2) in answer tags: {true[:200]!r}")
-        boxes = parse_grounding(text_of(completion)).boxes
+        boxes = read_completion("grounding", completion).boxes
         rewards.append(float(iou([boxes[0].box], [truth[0].box])[0, 0]) if boxes else 0.0)
     return rewards
 
@@ -169,7 +200,7 @@ def paper_detection_iou(completions: Sequence[Completion], solution: Sequence[st
     """Equation 6 of the paper: mean IoU over the predicted boxes, with IoU below 0.5 counted as 0."""
     rewards = []
     for completion, true in zip(completions, solution, strict=True):
-        values, _ = _by_confidence(parse_detection(text_of(completion)), _truth(true))
+        values, _ = _by_confidence(read_completion("detection", completion), _truth(true))
         rewards.append(float(values.mean()) if len(values) else 0.0)
     return rewards
 
@@ -180,7 +211,7 @@ def paper_detection_confidence(
     """Equations 7 and 8 of the paper: the mean of c for boxes that match, of 1 - c for boxes that do not."""
     rewards = []
     for completion, true in zip(completions, solution, strict=True):
-        values, stated = _by_confidence(parse_detection(text_of(completion)), _truth(true))
+        values, stated = _by_confidence(read_completion("detection", completion), _truth(true))
         rewards.append(float(np.where(values > 0, stated, 1 - stated).mean()) if len(values) else 0.0)
     return rewards
 
