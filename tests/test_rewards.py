@@ -219,12 +219,14 @@ def test_greedy_matching_follows_confidence() -> None:
     assert sorted(match_optimal(overlaps)) == [(0, 1), (1, 0)]
 
 
+@settings(deadline=None)
 @given(st.integers(28, 4000), st.integers(28, 4000), st.lists(box, min_size=1, max_size=4))
 def test_frames_round_trip(width: int, height: int, boxes: list) -> None:
     boxes = np.minimum(boxes, 1000)
     assert np.abs(to_thousandths(from_thousandths(boxes, width, height), width, height) - boxes).max() == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 3), min_size=8, max_size=8))
 def test_advantages_are_centred_and_equal_trl(rewards: list) -> None:
     table = torch.tensor(rewards, dtype=torch.float64).view(-1, 4)

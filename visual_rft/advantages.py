@@ -10,55 +10,90 @@ from collections.abc import Sequence
 import numpy as np
 
 # %% auto #0
-__all__ = ['EPSILON', 'total_reward', 'group_advantages', 'has_signal', 'leave_one_out']
+__all__ = ['EPSILON', 'total_reward', 'group_advantages', 'has_signal', 'decoupled_advantages', 'leave_one_out']
 
 # %% ../nbs/05_advantages.ipynb #c011
 EPSILON = 1e-4  # added to the spread, as TRL does, so that a group of equals divides by something
 
 
 def total_reward(
-    rewards: Sequence[Sequence[float]] | np.ndarray,  # (functions, completions)
+    rewards: Sequence[Sequence[float | None]] | np.ndarray,  # (functions, completions); None or NaN: does not apply
     weights: Sequence[float] | None = None,  # one a function; 1 each when None
 ) -> np.ndarray:
-    """(completions,) the weighted sum over reward functions."""
+    """(completions,) the weighted sum over the functions that judged a completion; NaN where none did."""
     table = np.asarray(rewards, np.float64)
+    if table.ndim != 2:
+        raise ValueError(f"rewards are a table (functions, completions), not of shape {table.shape}")
     weight = np.ones(len(table)) if weights is None else np.asarray(weights, np.float64)
     if weight.shape != (len(table),):
         raise ValueError(f"{len(table)} reward functions need as many weights, not {weight.size}")
-    return weight @ table
+    judged = ~np.isnan(table)
+    return np.where(judged.any(0), weight @ np.where(judged, table, 0), np.nan)
+
+# %% ../nbs/05_advantages.ipynb #c018a
+def _as_groups(rewards: Sequence | np.ndarray, group: int) -> np.ndarray:
+    """(rows, G) rewards, the completions of a prompt in a row; NaN where there is no verdict."""
+    table = np.asarray(rewards, np.float64)
+    if group < 2 or table.shape[-1] % group:
+        raise ValueError(f"{table.shape[-1]} rewards do not split into groups of {group} (at least 2)")
+    if np.isinf(table).any():
+        raise ValueError("a reward is infinite")
+    return table.reshape(-1, group)
+
+
+def _mean_and_spread(table: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sample standard deviation of the values that are not NaN; a spread of 0 for fewer than two."""
+    judged = ~np.isnan(table)
+    count = judged.sum(axis, keepdims=True)
+    mean = table.sum(axis, keepdims=True, where=judged) / np.maximum(count, 1)
+    squares = ((table - mean) ** 2).sum(axis, keepdims=True, where=judged)
+    return mean, np.sqrt(squares / np.maximum(count - 1, 1))
 
 # %% ../nbs/05_advantages.ipynb #c019
 def group_advantages(
-    rewards: Sequence[float] | np.ndarray,  # (prompts * G,): the completions of a prompt stand together
+    rewards: Sequence[float | None] | np.ndarray,  # (prompts * G,): the completions of a prompt stand together
     group: int,  # G, completions a prompt
     scale: str = "group",  # divide by the spread of the group (GRPO), of the batch, or not at all (none, Dr. GRPO)
 ) -> np.ndarray:
     """(prompts * G,) advantages: reward minus the group's mean, over a spread. Equation 4 of the paper."""
-    flat = np.asarray(rewards, np.float64)
-    if group < 2 or flat.size % group:
-        raise ValueError(f"{flat.size} rewards do not split into groups of {group} (at least 2)")
-    table = flat.reshape(-1, group)
-    centred = table - table.mean(1, keepdims=True)
-    if scale == "group":
-        centred = centred / (table.std(1, ddof=1, keepdims=True) + EPSILON)
-    elif scale == "batch":
-        centred = centred / (table.std(ddof=1) + EPSILON)
-    elif scale != "none":
+    if scale not in ("group", "batch", "none"):
         raise ValueError(f"scale is group, batch or none, not {scale!r}")
-    return centred.ravel()
+    table = _as_groups(rewards, group)
+    mean, spread = _mean_and_spread(table, axis=1)
+    if scale == "batch":
+        _, spread = _mean_and_spread(table)
+    divisor = 1 if scale == "none" else spread + EPSILON
+    return np.nan_to_num((table - mean) / divisor).ravel()  # a completion without a verdict: 0
 
 # %% ../nbs/05_advantages.ipynb #c029
 def has_signal(
-    rewards: Sequence[float] | np.ndarray,  # (prompts * G,)
+    rewards: Sequence[float | None] | np.ndarray,  # (prompts * G,)
     group: int,  # G, completions a prompt
 ) -> np.ndarray:
-    """(prompts,) True where the completions of a group differ in reward: only those teach anything."""
-    return np.ptp(np.asarray(rewards, np.float64).reshape(-1, group), axis=1) > 0
+    """(prompts,) True where the judged completions of a group differ in reward: only those teach anything."""
+    table = _as_groups(rewards, group)
+    return np.fmax.reduce(table, axis=1) > np.fmin.reduce(table, axis=1)  # both pass over NaN
+
+# %% ../nbs/05_advantages.ipynb #c042b
+def decoupled_advantages(
+    rewards: Sequence[Sequence[float | None]] | np.ndarray,  # (functions, prompts * G); None or NaN: does not apply
+    group: int,  # G, completions a prompt
+    weights: Sequence[float] | None = None,  # one a function; 1 each when None
+) -> np.ndarray:
+    """(prompts * G,) advantages of several rewards, each normalised in its group before the sum (GDPO)."""
+    table = _as_groups(rewards, group)
+    mean, spread = _mean_and_spread(table, axis=1)
+    normalised = ((table - mean) / (spread + EPSILON)).reshape(np.shape(rewards))
+    total = total_reward(normalised, weights)
+    _, spread = _mean_and_spread(total)
+    return np.nan_to_num(total / (spread + EPSILON))
 
 # %% ../nbs/05_advantages.ipynb #c044
 def leave_one_out(
-    rewards: Sequence[float] | np.ndarray,  # (prompts * G,)
+    rewards: Sequence[float | None] | np.ndarray,  # (prompts * G,)
     group: int,  # G, completions a prompt
 ) -> np.ndarray:
     """(prompts * G,) reward minus the mean of the others in its group (RLOO)."""
-    return group_advantages(rewards, group, scale="none") * group / (group - 1)
+    judged = (~np.isnan(_as_groups(rewards, group))).sum(1, keepdims=True)
+    centred = group_advantages(rewards, group, scale="none").reshape(-1, group)
+    return (centred * judged / np.maximum(judged - 1, 1)).ravel()
