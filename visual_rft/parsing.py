@@ -10,13 +10,14 @@ import re
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ['MAX_CHARACTERS', 'MAX_BOXES', 'MAX_COORDINATE', 'TAGS', 'PARSERS', 'Prediction', 'Parsed', 'split_tags',
+__all__ = ['MAX_CHARACTERS', 'MAX_BOXES', 'MAX_COORDINATE', 'MAX_BLANKS', 'TAGS', 'PARSERS', 'Prediction', 'Parsed', 'split_tags',
            'parse_detection', 'parse_classification', 'parse_grounding']
 
 # %% ../nbs/02_parsing.ipynb #c006
 MAX_CHARACTERS = 20_000  # of a completion that are read; the rest is cut off
 MAX_BOXES = 100  # of an answer that are kept, as in COCO evaluation
 MAX_COORDINATE = 1_000_000  # every coordinate is smaller
+MAX_BLANKS = 100  # blank characters outside the tags that nobody minds
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,15 @@ def _between(text: str, opening: str, closing: str) -> tuple[str | None, int, in
     return text[start + len(opening):end], start, end + len(closing)
 
 # %% ../nbs/02_parsing.ipynb #c016
+def _says_something(text: str | None) -> bool:
+    """Whether there is a letter or a digit in a text."""
+    return text is not None and any(map(str.isalnum, text))
+
+
 def _tag_notes(text: str, thought: str | None, thinking: bool) -> list[str]:
     """What is wrong with the tags of a text as a whole."""
     notes = []
-    if thinking and not (thought or "").strip():
+    if thinking and not _says_something(thought):
         notes.append("no thinking")
     if not thinking and any(tag in text for tag in TAGS[:2]):
         notes.append("unasked thinking")
@@ -85,7 +91,7 @@ def split_tags(
             return thought, None, tuple(notes)
         return thought, rest.split("<answer>", 1)[1], (*notes, "answer not closed")
     outside = ("" if thought is None else text[:start]) + rest[:opened] + rest[closed:]
-    if outside.strip():
+    if outside.strip() or len(outside) > MAX_BLANKS:
         notes.append("text outside the tags")
     return thought, answer, tuple(notes)
 
@@ -174,6 +180,18 @@ def _prediction(item: object) -> Prediction | None:
 
 
 # %% ../nbs/02_parsing.ipynb #c053
+def _notes(items: list, boxes: tuple[Prediction, ...]) -> list[str]:
+    """What is wrong with the form of the entries of an answer."""
+    entries = [item for item in items if isinstance(item, dict)]
+    notes = {
+        "no boxes": not items,
+        "no confidence": any(prediction.confidence is None for prediction in boxes),
+        "unknown keys": any(item.keys() - {"Position", "Confidence"} for item in entries),
+        "not whole numbers": any(float in map(type, item.get("Position") or ()) for item in entries),
+    }
+    return [note for note, holds in notes.items() if holds]
+
+
 def _predictions(answer: str) -> tuple[tuple[Prediction, ...], int, list[str]]:
     """The valid boxes of an answer, the number of rejected ones, and what was forgiven."""
     items, notes = _items(answer)
@@ -181,9 +199,8 @@ def _predictions(answer: str) -> tuple[tuple[Prediction, ...], int, list[str]]:
         items, notes = items[:MAX_BOXES], [*notes, "too many boxes"]
     read = [_prediction(item) for item in items]
     boxes = tuple(prediction for prediction in read if prediction is not None)
-    if any(prediction.confidence is None for prediction in boxes):
-        notes = [*notes, "no confidence"]
-    return boxes, len(read) - len(boxes), notes if items else [*notes, "no boxes"]
+    return boxes, len(read) - len(boxes), [*notes, *_notes(items, boxes)]
+
 
 # %% ../nbs/02_parsing.ipynb #c055
 def parse_detection(
@@ -207,9 +224,12 @@ def parse_classification(
 ) -> Parsed:
     """The class name between the answer tags; never raises."""
     thought, answer, forgiven = split_tags(text, thinking)
-    name = answer.strip() if answer else None
+    name = answer.strip() if _says_something(answer) else None
     notes = () if name or answer is None else ("empty answer",)
-    return Parsed(thinking=thought, answer=answer, name=name or None, forgiven=(*forgiven, *notes))
+    if name and not name.isprintable():
+        notes = ("unprintable characters",)
+    return Parsed(thinking=thought, answer=answer, name=name, forgiven=(*forgiven, *notes))
+
 
 # %% ../nbs/02_parsing.ipynb #c064
 _CORNERS = re.compile(r"\(\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\)\s*,\s*\(\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\)", re.ASCII)

@@ -97,11 +97,11 @@ def detection_iou(
     solution: Sequence[str],  # the true answers, in answer tags
     **columns: object,  # other columns of the rows, not used
 ) -> list[float]:
-    """Sum of matched IoU over max(true boxes, written boxes); 1 for a right `No Objects`."""
+    """Soft F1: twice the sum of matched IoU over true plus written boxes; 1 for a right `No Objects`."""
     rewards = []
     for parsed, count, overlaps in _compare_all(completions, solution):
         written = len(overlaps) + parsed.rejected
-        rewards.append(sum(overlaps) / max(count, written) if count else float(parsed.no_objects))
+        rewards.append(2 * sum(overlaps) / (count + written) if count else float(parsed.no_objects))
     return rewards
 
 
@@ -111,7 +111,7 @@ def detection_confidence(
     solution: Sequence[str],  # the true answers, in answer tags
     **columns: object,  # other columns of the rows, not used
 ) -> list[float]:
-    """(1 + S) / 2, S the sum of c(2u - c) over max(true, written boxes), u the matched IoU; 0 if unreadable."""
+    """(1 + S) / 2, S the sum of c(2u - c) over max(1, true boxes, sum of c²), u the matched IoU; 0 if unreadable."""
     rewards = []
     for parsed, count, overlaps in _compare_all(completions, solution):
         if not overlaps:
@@ -119,7 +119,7 @@ def detection_confidence(
             continue
         stated = [p.confidence or 0.0 for p in parsed.boxes]
         total = sum(c * (2 * u - c) for c, u in zip(stated, overlaps))
-        rewards.append((1 + total / max(count, len(overlaps) + parsed.rejected)) / 2)
+        rewards.append((1 + total / max(1, count, sum(c * c for c in stated))) / 2)
     return rewards
 
 
