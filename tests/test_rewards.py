@@ -108,7 +108,7 @@ def test_the_paper_pays_in_full_for_confidence_zero_on_junk_and_robust_as_for_no
 def test_a_right_no_objects_is_rewarded() -> None:
     negative = prompts.completion(prompts.NO_OBJECTS)
     assert score("detection", prompts.completion(prompts.NO_OBJECTS, "nothing"), solution=negative) == 3.0
-    assert score("detection", HONEST["detection"], solution=negative) == 1.0  # the format only: two sure boxes of nothing
+    assert score("detection", HONEST["detection"], solution=negative) == 1.0  # the format only
 
 
 def test_stating_the_iou_is_the_best_confidence() -> None:
@@ -126,7 +126,8 @@ def test_the_confidence_reward_is_proper_for_a_lone_box_that_may_be_wrong() -> N
     for chance in (0.25, 0.75):
         means = []
         for c in grid:
-            hit, miss = (prompts.completion(prompts.detection_answer([b], [c]), "x") for b in (TRUE[0], [900, 0, 950, 50]))
+            answers = (prompts.detection_answer([written], [c]) for written in (TRUE[0], [900, 0, 950, 50]))
+            hit, miss = (prompts.completion(answer, "x") for answer in answers)
             means.append(np.dot([chance, 1 - chance], reward([hit, miss], truth * 2)))
         assert abs(grid[int(np.argmax(means))] - chance) <= 0.01
 

@@ -9,8 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "visual_rft"
 FLOORS = [
-    ["prompts", "parsing", "boxes", "drawing", "settings"],
+    ["prompts", "parsing", "boxes", "drawing", "settings", "released"],
     ["rewards", "advantages"],
+    ["gauntlet"],
+    ["shaping"],
     ["data"],
     ["miniature"],
     ["records"],

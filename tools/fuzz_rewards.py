@@ -35,9 +35,10 @@ VALID = {
     "grounding": prompts.completion(prompts.grounding_answer(BOXES[0]), "there"),
 }
 PIECES = [
-    *TAGS, *"{}[]()'\",:`\\.-+eE\n\t ", "NaN", "-Infinity", "Infinity", "1e999", "-1e999", "1e308", "1e-400", "-1", "0",
-    "100", "9" * 30, "9" * 5000, "\0", "\x1b[31m", "\u202e", "\ufeff", "\ud800", "²", "٣", "１２", "null", "true", "None",
-    "No Objects", "'Position'", "'Confidence'", "[1, 2, 3, 4]", "[100, 100, 300, 300]", "(1,2),(3,4)", "```json", "<|im_end|>",
+    *TAGS, *"{}[]()'\",:`\\.-+eE\n\t ", "NaN", "-Infinity", "Infinity", "1e999", "-1e999", "1e308", "1e-400", "-1",
+    "0", "100", "9" * 30, "9" * 5000, "\0", "\x1b[31m", "\u202e", "\ufeff", "\ud800", "²", "٣", "１２", "null", "true",
+    "None", "No Objects", "'Position'", "'Confidence'", "[1, 2, 3, 4]", "[100, 100, 300, 300]", "(1,2),(3,4)",
+    "```json", "<|im_end|>",
 ]  # fmt: skip
 LIMIT = 0.050  # seconds of processor time
 
@@ -64,7 +65,8 @@ def assembled(rng: random.Random) -> str:
 
 def nested(rng: random.Random) -> str:
     """Brackets inside brackets, closed or not."""
-    depth, (opening, closing) = rng.randint(1, 30_000), rng.choice(["[]", "{}", "()", ("{'Position': ", "}"), ("<answer>", "</answer>")])
+    depth = rng.randint(1, 30_000)
+    opening, closing = rng.choice(["[]", "{}", "()", ("{'Position': ", "}"), ("<answer>", "</answer>")])
     return "<think>a</think><answer>" + opening * depth + "1" + closing * rng.choice([0, depth, depth // 2])
 
 

@@ -147,8 +147,8 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--seed", type=int, default=0, help="of pictures and training (default: %(default)s)")
     add("--categories", type=_names, default=(), metavar="A,B,…", help="what to find (default: eight novel categories)")
     add("--sft-steps", type=_positive, default=SFTSettings.steps, help=default)
-    add("--sft-learning-rates", type=_rates, default=(3e-5, 1e-4, 3e-4), metavar="A,B,…",
-        help="to choose from (default: 3e-5,1e-4,3e-4)")
+    add("--sft-learning-rates", type=_rates, default=(1e-4, 3e-4, 1e-3), metavar="A,B,…",
+        help="to choose from (default: 1e-4,3e-4,1e-3)")
     add("--grpo-steps", type=_positive, default=GRPOSettings.steps, help=default)
     add("--grpo-learning-rate", type=float, default=GRPOSettings.learning_rate, help=default)
     add("--out", default="runs/compare", metavar="FOLDER",

@@ -12,6 +12,13 @@ import numpy as np
 
 from .boxes import iou, match_greedy, match_optimal
 from .parsing import MAX_CHARACTERS, PARSERS, Parsed
+from visual_rft.released import (
+    released_classification_accuracy,
+    released_detection_confidence,
+    released_detection_iou,
+    released_format,
+    released_grounding_giou,
+)
 
 # %% auto #0
 __all__ = ['Completion', 'Reward', 'detection_format', 'classification_format', 'grounding_format', 'REWARD_SETS', 'text_of',
@@ -226,5 +233,10 @@ REWARD_SETS: dict[str, dict[str, tuple[Reward, ...]]] = {
         "detection": (paper_detection_iou, paper_detection_confidence, detection_format),
         "classification": (classification_accuracy, classification_format),
         "grounding": (grounding_iou, grounding_format),
+    },
+    "released": {
+        "detection": (released_detection_iou, released_detection_confidence, released_format),
+        "classification": (released_classification_accuracy, released_format),
+        "grounding": (released_grounding_giou, released_format),
     },
 }

@@ -44,31 +44,31 @@ class PretrainConfig:
 class GRPOSettings:
     """The knobs of a GRPO run; the defaults suit the tiny VLM on two CPU cores."""
 
-    steps: int = knob(60, "optimiser steps")
+    steps: int = knob(200, "optimiser steps")
     prompts: int = knob(8, "prompts a step")
     group: int = knob(8, "G, completions a prompt")
     learning_rate: float = knob(1e-4, "peak; linear decay to 0 after a short warm-up")
     warmup: int = knob(5, "steps")
     beta: float = knob(0.0, "weight of the KL divergence from the start")
     temperature: float = knob(1.0, "of sampling")
-    max_completion_length: int = knob(96, "tokens")
+    max_completion_length: int = knob(128, "tokens")
     loss: str = knob("dapo", "TRL's loss_type: grpo, dr_grpo, dapo, bnpo, ...")
     scale: str = knob("group", "TRL's scale_rewards: group, batch or none")
     rewards: str = knob("robust", "a named set of reward functions")
     seed: int = knob(0, "of sampling and of the order of prompts")
-    save_every: int = knob(20, "steps between checkpoints")
+    save_every: int = knob(50, "steps between checkpoints")
 
 # %% ../nbs/05a_settings.ipynb #c023
 @dataclass(frozen=True)
 class SFTSettings:
     """The knobs of an SFT run; the defaults suit the tiny VLM on two CPU cores."""
 
-    steps: int = knob(60, "optimiser steps")
+    steps: int = knob(200, "optimiser steps")
     batch: int = knob(8, "rows a step")
     learning_rate: float = knob(1e-4, "peak; linear decay to 0 after a short warm-up")
     warmup: int = knob(5, "steps")
     seed: int = knob(0, "of the order of rows")
-    save_every: int = knob(20, "steps between checkpoints")
+    save_every: int = knob(50, "steps between checkpoints")
 
 # %% ../nbs/05a_settings.ipynb #c026
 @dataclass(frozen=True)
@@ -83,6 +83,6 @@ class CompareSettings:
     test_negatives: int = knob(40, "unseen pictures without it")
     validation_scenes: int = knob(40, "pictures on which the learning rate of SFT is chosen")
     sft: SFTSettings = knob(SFTSettings(), "the learning rate is searched")
-    sft_learning_rates: tuple[float, ...] = knob((3e-5, 1e-4, 3e-4), "the search")
+    sft_learning_rates: tuple[float, ...] = knob((1e-4, 3e-4, 1e-3), "the search")
     grpo: GRPOSettings = knob(GRPOSettings(), "reinforcement fine-tuning")
     threads: int = knob(2, "CPU threads")
