@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .boxes import iou, match_greedy, match_optimal
-from .parsing import Parsed, parse_detection
-from .rewards import Completion, Reward, _truth, grounding_iou, text_of
+from .parsing import Parsed
+from .rewards import Completion, Reward, _truth, grounding_iou, read_completion, text_of
 
 # %% auto #0
 __all__ = ['Stage', 'VISION_R1_STAGES', 'IOU_THRESHOLDS', 'RECALLS', 'apply_thresholds', 'thresholded_iou', 'threshold_schedule',
@@ -30,13 +30,13 @@ def apply_thresholds(
 
 # %% ../nbs/04b_shaping.ipynb #c012
 def _thresholded_detection(completion: Completion, true: str, low: float, high: float) -> float:
-    """Sum of thresholded IoU under the best matching over max(true, written); 1 for a right `No Objects`."""
-    parsed, truth = parse_detection(text_of(completion)), _truth(true)
+    """Soft F1 of thresholded IoU under the best matching; 1 for a right `No Objects`."""
+    parsed, truth = read_completion("detection", completion), _truth(true)
     if len(truth) == 0:
         return float(parsed.no_objects)
     overlaps = apply_thresholds(iou([p.box for p in parsed.boxes], truth), low, high)
     total = sum(overlaps[pair] for pair in match_optimal(overlaps))
-    return float(total / max(len(truth), len(parsed.boxes) + parsed.rejected))
+    return float(2 * total / (len(truth) + len(parsed.boxes) + parsed.rejected))
 
 # %% ../nbs/04b_shaping.ipynb #c013
 def thresholded_iou(
@@ -135,7 +135,7 @@ def ap_reward(
 ) -> list[float]:
     """A reward in [0, 1]: AP@[.5:.95] of each completion; surplus boxes cost nothing."""
     pairs = zip(completions, solution, strict=True)
-    return [_ap(parse_detection(text_of(completion)), _truth(true)) for completion, true in pairs]
+    return [_ap(read_completion("detection", completion), _truth(true)) for completion, true in pairs]
 
 
 def ap_length_reward(
@@ -146,7 +146,7 @@ def ap_length_reward(
     """A reward in [0, 1]: AP@[.5:.95] of each completion times `length_factor`."""
     rewards = []
     for completion, true in zip(completions, solution, strict=True):
-        parsed, truth = parse_detection(text_of(completion)), _truth(true)
+        parsed, truth = read_completion("detection", completion), _truth(true)
         rewards.append(_ap(parsed, truth) * length_factor(len(truth), len(parsed.boxes) + parsed.rejected))
     return rewards
 
