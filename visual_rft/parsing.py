@@ -180,16 +180,20 @@ def _prediction(item: object) -> Prediction | None:
 
 
 # %% ../nbs/02_parsing.ipynb #c053
-def _notes(items: list, boxes: tuple[Prediction, ...]) -> list[str]:
-    """What is wrong with the form of the entries of an answer."""
-    entries = [item for item in items if isinstance(item, dict)]
-    notes = {
-        "no boxes": not items,
-        "no confidence": any(prediction.confidence is None for prediction in boxes),
-        "unknown keys": any(item.keys() - {"Position", "Confidence"} for item in entries),
-        "not whole numbers": any(float in map(type, item.get("Position") or ()) for item in entries),
-    }
-    return [note for note, holds in notes.items() if holds]
+_KEYS = {"Position", "Confidence"}
+
+
+def _notes(items: list, read: list[Prediction | None]) -> list[str]:
+    """What is wrong with the form of the entries whose box could be read."""
+    good = [(item, prediction) for item, prediction in zip(items, read) if prediction is not None]
+    notes = [] if items else ["no boxes"]
+    if any(prediction.confidence is None for _, prediction in good):
+        notes.append("no confidence")
+    if any(not item.keys() <= _KEYS for item, _ in good):
+        notes.append("unknown keys")
+    if any(float in map(type, item["Position"]) for item, _ in good):
+        notes.append("not whole numbers")
+    return notes
 
 
 def _predictions(answer: str) -> tuple[tuple[Prediction, ...], int, list[str]]:
@@ -199,7 +203,7 @@ def _predictions(answer: str) -> tuple[tuple[Prediction, ...], int, list[str]]:
         items, notes = items[:MAX_BOXES], [*notes, "too many boxes"]
     read = [_prediction(item) for item in items]
     boxes = tuple(prediction for prediction in read if prediction is not None)
-    return boxes, len(read) - len(boxes), [*notes, *_notes(items, boxes)]
+    return boxes, len(read) - len(boxes), [*notes, *_notes(items, read)]
 
 
 # %% ../nbs/02_parsing.ipynb #c055
