@@ -266,7 +266,7 @@ def run_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pictu
         lambda module, args, out: seen.extend([out.last_hidden_state, out.pooler_output]))
     cache = DynamicCache(config=model.config.text_config)
     out = model.model(input_ids=ids, pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=kinds, use_cache=True,
-                      past_key_values=cache, output_hidden_states=True)
+                      cache=cache, output_hidden_states=True)
     hook.remove()
     middle = out.hidden_states[READ_LAYER][kinds.bool()].view(len(pictures), n, -1)
     positions = model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid)[0]
@@ -468,7 +468,7 @@ def answer_loss(
     prefix.cache.batch_select_indices(torch.tensor([number for number, _ in rows]))
     mask = torch.cat([torch.ones(len(rows), prefix.length, dtype=torch.long), real], dim=1)
     positions = (prefix.next_position + torch.arange(ids.shape[1])).expand(3, *ids.shape)
-    out = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix.cache,
+    out = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, cache=prefix.cache,
                       use_cache=True, output_attentions=True)
     keep = labels[:, 1:] != -100
     scores = model.lm_head(out.last_hidden_state[:, :-1][keep])
@@ -698,6 +698,16 @@ def _train(config: PretrainConfig, folder: Path, modules: dict[str, nn.Module], 
             window, started = [], time.perf_counter()
     bar.close()
 
+# %% ../nbs/09_pretraining.ipynb #c141b
+def _checked(config: PretrainConfig) -> PretrainConfig:
+    """The configuration itself; raises ValueError for an unknown stage or precision."""
+    known = dict(stage=list(STEPS), precision=["float32", "bfloat16"])
+    for key, values in known.items():
+        if getattr(config, key) not in values:
+            raise ValueError(f"unknown {key} {getattr(config, key)!r}; expected one of {values}")
+    return config
+
+
 # %% ../nbs/09_pretraining.ipynb #c142
 def pretrain(
     config: PretrainConfig,  # every knob
@@ -705,11 +715,7 @@ def pretrain(
     command: str = "",  # the command line, for the record
 ) -> Path:
     """Train the tiny VLM one stage; returns the folder of the model, which loads like any other."""
-    if config.stage not in STEPS:
-        raise ValueError(f"unknown stage {config.stage!r}; expected one of {list(STEPS)}")
-    if config.precision not in ("float32", "bfloat16"):
-        raise ValueError(f"unknown precision {config.precision!r}; expected float32 or bfloat16")
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(_checked(config).threads)
     record = dict(task="pretraining", method=config.stage, model=config.family, command=command) | asdict(config)
     rank, world = _processes()
     folder = start_run(folder, record | dict(processes=world)) if rank == 0 else Path(folder)

@@ -52,7 +52,7 @@ def prefill(
     """Run images and prompts once; gradients flow through the cache unless they are switched off."""
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
     cache = DynamicCache(config=model.config.text_config)
-    out = model.model(**inputs, use_cache=True, past_key_values=cache)
+    out = model.model(**inputs, use_cache=True, cache=cache)
     positions, _ = model.model.get_rope_index(
         inputs["input_ids"], mm_token_type_ids=inputs["mm_token_type_ids"],
         image_grid_thw=inputs["image_grid_thw"], attention_mask=inputs["attention_mask"],
@@ -82,7 +82,7 @@ def continue_with(
     positions = state.position[:, None] + offset + torch.arange(count, device=ids.device)
     return model.model(
         input_ids=ids, attention_mask=state.mask, position_ids=positions.expand(3, -1, -1),
-        past_key_values=state.cache, use_cache=True,
+        cache=state.cache, use_cache=True,
     ).last_hidden_state
 
 # %% ../nbs/10_rollouts.ipynb #c029
