@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 # %% auto #0
-__all__ = ['Pairs', 'area', 'iou', 'giou', 'match_greedy', 'match_optimal', 'to_thousandths', 'from_thousandths', 'resized_size',
-           'to_resized', 'from_resized']
+__all__ = ['TINY', 'Pairs', 'area', 'iou', 'giou', 'match_greedy', 'match_optimal', 'to_thousandths', 'from_thousandths',
+           'resized_size', 'to_resized', 'from_resized']
 
 # %% ../nbs/03_boxes.ipynb #c011
 def _as_boxes(boxes: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
@@ -35,6 +35,9 @@ def area(
 
 
 # %% ../nbs/03_boxes.ipynb #c015
+TINY = 1e-300  # instead of zero below a fraction: 0 / TINY is 0
+
+
 def _overlap(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, M) shared and joint areas."""
     first = first[:, None]
@@ -48,7 +51,7 @@ def iou(
 ) -> np.ndarray:
     """(N, M) intersection over union, 0 to 1."""
     shared, joint = _overlap(_as_boxes(first), _as_boxes(second))
-    return shared / np.where(joint > 0, joint, 1)
+    return shared / np.maximum(joint, TINY)
 
 
 # %% ../nbs/03_boxes.ipynb #c021
@@ -61,8 +64,7 @@ def giou(
     shared, joint = _overlap(first, second)
     first = first[:, None]
     around = _area(np.minimum(first[..., :2], second[:, :2]), np.maximum(first[..., 2:], second[:, 2:]))
-    empty = (around - joint) / np.where(around > 0, around, 1)
-    return shared / np.where(joint > 0, joint, 1) - empty
+    return shared / np.maximum(joint, TINY) - (around - joint) / np.maximum(around, TINY)
 
 
 # %% ../nbs/03_boxes.ipynb #c032

@@ -184,16 +184,18 @@ _KEYS = {"Position", "Confidence"}
 
 
 def _notes(items: list, read: list[Prediction | None]) -> list[str]:
-    """What is wrong with the form of the entries whose box could be read."""
-    good = [(item, prediction) for item, prediction in zip(items, read) if prediction is not None]
+    """What is wrong with the form of the entries whose box could be read; each note once."""
     notes = [] if items else ["no boxes"]
-    if any(prediction.confidence is None for _, prediction in good):
-        notes.append("no confidence")
-    if any(not item.keys() <= _KEYS for item, _ in good):
-        notes.append("unknown keys")
-    if any(float in map(type, item["Position"]) for item, _ in good):
-        notes.append("not whole numbers")
-    return notes
+    for item, prediction in zip(items, read):
+        if prediction is None:
+            continue
+        if prediction.confidence is None:
+            notes.append("no confidence")
+        if not item.keys() <= _KEYS:
+            notes.append("unknown keys")
+        if float in map(type, item["Position"]):
+            notes.append("not whole numbers")
+    return list(dict.fromkeys(notes))
 
 
 def _predictions(answer: str) -> tuple[tuple[Prediction, ...], int, list[str]]:
