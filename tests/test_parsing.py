@@ -1,0 +1,101 @@
+"""Parsing: what is forgiven, what is rejected, and that both are said."""
+
+import pytest
+
+from visual_rft import prompts
+from visual_rft.parsing import MAX_BLANKS, MAX_BOXES, parse_classification, parse_detection, parse_grounding, split_tags
+
+GOOD = "{'Position': [10, 20, 30, 40], 'Confidence': 0.9}"
+
+
+def answer(text: str, thought: str = "look"):
+    """A detection completion with this answer, parsed."""
+    return parse_detection(f"<think>{thought}</think><answer>{text}</answer>")
+
+
+@pytest.mark.parametrize(
+    ("written", "boxes", "rejected", "notes"),
+    [
+        (f"[{GOOD}]", 1, 0, ()),
+        (GOOD, 1, 0, ("no list",)),
+        ("42", 0, 0, ("no list", "no boxes")),
+        ("[]", 0, 0, ("no boxes",)),
+        (f"[{GOOD}, 7, null]", 1, 2, ()),
+        (f"[{GOOD}, {{'Position': 1, 'Confidence': 1}}]", 1, 1, ()),
+        (f"[{GOOD}, {{'Position': [10, 20, 30, 40]}}]", 2, 0, ("no confidence",)),
+        (f"[{GOOD}, {{'Position': [10, 20, 30, 40], 'Confidence': 1, 'Also': [1, 2, 3, 4]}}]", 2, 0, ("unknown keys",)),
+        ("[{'Position': [10.5, 20, 30, 40], 'Confidence': 1}]", 1, 0, ("not whole numbers",)),
+        (f"```json\n[{GOOD}]\n```", 1, 0, ("code fence",)),
+        (f"[{GOOD}, {{'Position': [1, 2", 1, 0, ("broken list",)),
+        (f"[{', '.join([GOOD] * (MAX_BOXES + 5))}]", MAX_BOXES, 0, ("too many boxes",)),
+    ],
+)
+def test_every_departure_has_its_note(written: str, boxes: int, rejected: int, notes: tuple) -> None:
+    parsed = answer(written)
+    assert (len(parsed.boxes), parsed.rejected, parsed.forgiven) == (boxes, rejected, notes)
+    assert parsed.well_formed == (not notes and not rejected)
+
+
+@pytest.mark.parametrize("confidence", ["NaN", "Infinity", "-Infinity", "1e999", "100", "-0.1", "1.01"])
+def test_a_confidence_outside_0_to_1_costs_the_box(confidence: str) -> None:
+    parsed = answer(f"[{GOOD}, {{'Position': [10, 20, 30, 40], 'Confidence': {confidence}}}]")
+    assert (len(parsed.boxes), parsed.rejected) == (1, 1)
+
+
+@pytest.mark.parametrize("corner", ["NaN", "Infinity", "1e999", "1000000", "-1", "'1'", "true", "null", "9" * 400])
+def test_a_corner_that_is_no_number_below_a_million_costs_the_box(corner: str) -> None:
+    parsed = answer(f"[{GOOD}, {{'Position': [0, 0, {corner}, 40], 'Confidence': 1}}]")
+    assert (len(parsed.boxes), parsed.rejected) == (1, 1)
+
+
+@pytest.mark.parametrize("box", ["30, 20, 10, 40", "10, 40, 30, 20", "10, 20, 10, 40", "10, 20, 30, 20", "10, 20, 30"])
+def test_swapped_flat_and_short_boxes_are_rejected(box: str) -> None:
+    parsed = answer(f"[{{'Position': [{box}], 'Confidence': 1}}]")
+    assert (len(parsed.boxes), parsed.rejected) == (0, 1)
+
+
+def test_no_objects_is_a_phrase_and_its_spelling_is_noted() -> None:
+    assert answer("No Objects").no_objects and answer("No Objects").well_formed
+    assert answer(" 'no objects.' ").no_objects and answer("no objects").forgiven == ("spelling of No Objects",)
+    assert not answer("No Objects here").no_objects
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "thought", "found", "notes"),
+    [
+        ("<think>a</think><answer>b</answer>", True, "a", "b", ()),
+        ("<answer>b</answer>", True, None, "b", ("no thinking",)),
+        ("<think>\u200b .</think><answer>b</answer>", True, "\u200b .", "b", ("no thinking",)),
+        ("<think>a</think><answer>b</answer>", False, "a", "b", ("unasked thinking",)),
+        ("<think>a</think><answer>b", True, "a", "b", ("answer not closed",)),
+        ("<think>a</think>b", True, "a", None, ()),
+        ("so <think>a</think><answer>b</answer>", True, "a", "b", ("text outside the tags",)),
+        ("<think>a</think><answer>b</answer>" + " " * MAX_BLANKS, True, "a", "b", ()),
+        ("<think>a</think><answer>b</answer>" + " " * (MAX_BLANKS + 1), True, "a", "b", ("text outside the tags",)),
+        ("<think>a</think><answer>b</answer><answer>c</answer>", True, "a", "b",
+         ("repeated tags", "text outside the tags")),
+    ],
+)  # fmt: skip
+def test_tags(text: str, thinking: bool, thought: str | None, found: str | None, notes: tuple) -> None:
+    assert split_tags(text, thinking) == (thought, found, notes)
+
+
+def test_names_need_a_letter_and_print() -> None:
+    assert parse_classification(prompts.completion(" 737-200 ", "it flies")).name == "737-200"
+    for nothing in ("", " ", "-", "?!"):
+        parsed = parse_classification(prompts.completion(nothing, "hm"))
+        assert parsed.name is None and parsed.forgiven == ("empty answer",)
+    hidden = parse_classification(prompts.completion("hot\x1cdog", "hm"))
+    assert hidden.name == "hot\x1cdog" and hidden.forgiven == ("unprintable characters",)
+    assert parse_classification("hot dog").answer is None
+
+
+def test_grounding_reads_one_box() -> None:
+    one = parse_grounding(prompts.completion("(1,2),(3,4)", "there"))
+    assert one.boxes[0].box == (1, 2, 3, 4) and one.boxes[0].confidence is None and one.well_formed
+    beside = parse_grounding(prompts.completion("at (1,2),(3,4)", "there"))
+    assert beside.forgiven == ("text beside the box",) and len(beside.boxes) == 1
+    swapped = parse_grounding(prompts.completion("(3,4),(1,2)", "there"))
+    assert not swapped.boxes and swapped.rejected == 1
+    assert parse_grounding(prompts.completion("nowhere", "there")).forgiven == ("no box",)
+    assert parse_grounding("no tags at all").answer is None
