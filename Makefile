@@ -1,6 +1,7 @@
 # make run   the few-shot study: the start, SFT and GRPO on the same pictures
 # make test  every test, every notebook
 # make check the code style, and that notebooks and package agree
+# make coverage  the tests of the rewards reach every branch of the rewards
 # make lab   JupyterLab on the notebooks
 # make clean remove what make made (runs/ is yours and stays)
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP_ARGS ?=
 
-.PHONY: run test check lab clean
+.PHONY: run test check coverage lab clean
 
 run: $(READY)
 	$(BIN)/visual-rft compare --out runs/compare
@@ -22,11 +23,15 @@ check: $(READY)
 	$(BIN)/ruff check visual_rft tests tools setup.py
 	$(BIN)/python -m pytest -q tests/test_sync.py tests/test_style.py
 
+coverage: $(READY)
+	$(BIN)/coverage run -m pytest -q tests/test_parsing.py tests/test_boxes.py tests/test_rewards.py tests/test_advantages.py
+	$(BIN)/coverage report
+
 lab: $(READY)
 	$(BIN)/jupyter lab nbs
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .coverage .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): settings.ini setup.py pyproject.toml

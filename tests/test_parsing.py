@@ -18,6 +18,7 @@ def answer(text: str, thought: str = "look"):
     [
         (f"[{GOOD}]", 1, 0, ()),
         (GOOD, 1, 0, ("no list",)),
+        (f"[{GOOD}, {{'Position': [1, 2, 3, 4], 'Position': [5, 6, 7, 8]}}]", 1, 1, ("broken list",)),
         ("42", 0, 0, ("no list", "no boxes")),
         ("[]", 0, 0, ("no boxes",)),
         (f"[{GOOD}, 7, null]", 1, 2, ()),
@@ -28,6 +29,7 @@ def answer(text: str, thought: str = "look"):
         (f"```json\n[{GOOD}]\n```", 1, 0, ("code fence",)),
         (f"[{GOOD}, {{'Position': [1, 2", 1, 0, ("broken list",)),
         (f"[{', '.join([GOOD] * (MAX_BOXES + 5))}]", MAX_BOXES, 0, ("too many boxes",)),
+        (f"[{', '.join([GOOD] * (MAX_BOXES + 5))}, {{", MAX_BOXES, 0, ("broken list", "too many boxes")),
     ],
 )
 def test_every_departure_has_its_note(written: str, boxes: int, rejected: int, notes: tuple) -> None:

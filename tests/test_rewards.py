@@ -132,6 +132,38 @@ def test_the_confidence_reward_is_proper_for_a_lone_box_that_may_be_wrong() -> N
         assert abs(grid[int(np.argmax(means))] - chance) <= 0.01
 
 
+@pytest.mark.parametrize("task", ["classification", "grounding"])
+def test_an_unreadable_solution_is_an_error(task: str) -> None:
+    with pytest.raises(ValueError, match=f"not a {task} solution"):
+        REWARD_SETS["robust"][task][0]([HONEST[task]], ["somewhere, something"])
+
+
+def test_the_papers_equations_by_hand() -> None:
+    places, sureness = REWARD_SETS["paper"]["detection"][:2]
+    half, junk = [100, 100, 200, 300], [900, 0, 950, 50]  # IoU 0.5 with the first true box, and none
+    answers = [([TRUE[0], junk], [0.9, 0.2]), ([half], [0.7]), ([TRUE[0], TRUE[0]], [0.6, 0.9])]
+    texts = [prompts.completion(prompts.detection_answer(boxes, stated), "x") for boxes, stated in answers]
+    solution = [SOLUTIONS["detection"]] * 3
+    assert places(texts, solution) == pytest.approx([1 / 2, 0.5, 1 / 2])
+    assert sureness(texts, solution) == pytest.approx([(0.9 + 0.8) / 2, 0.7, (0.9 + 0.4) / 2])
+
+
+def test_as_many_solutions_as_completions() -> None:
+    for reward in REWARD_SETS["robust"]["detection"][:2]:
+        with pytest.raises(ValueError, match="2 completions need as many solutions, not 1"):
+            reward([HONEST["detection"]] * 2, [SOLUTIONS["detection"]])
+
+
+def test_a_group_is_scored_like_its_members() -> None:
+    honest = HONEST["detection"]
+    texts = [honest, SOLUTIONS["detection"], "", prompts.completion(prompts.NO_OBJECTS, "x"), honest]
+    truths = [SOLUTIONS["detection"]] * 3 + [prompts.completion(prompts.NO_OBJECTS)] * 2
+    for reward in REWARD_SETS["robust"]["detection"]:
+        alone = [reward([text], [truth])[0] for text, truth in zip(texts, truths, strict=True)]
+        assert reward(texts, truths) == alone
+        assert reward(texts[::-1], truths[::-1]) == alone[::-1]
+
+
 def test_a_solution_with_a_broken_box_is_an_error() -> None:
     broken = "<answer>[{'Position': [300, 300, 100, 100], 'Confidence': 1}]</answer>"
     with pytest.raises(ValueError, match="not a detection solution"):

@@ -75,27 +75,37 @@ def _truth(solution: str) -> np.ndarray:
 
 
 # %% ../nbs/04_rewards.ipynb #c013
-def _matched_iou(parsed: Parsed, truth: np.ndarray) -> np.ndarray:
-    """(predicted,) the IoU of each predicted box with its partner under optimal matching; 0 without one."""
-    values = np.zeros(len(parsed.boxes))
-    if len(truth) and len(parsed.boxes):
-        overlaps = iou([p.box for p in parsed.boxes], truth)
-        for predicted, true in match_optimal(overlaps):
-            values[predicted] = overlaps[predicted, true]
-    return values
+def _matched(overlaps: np.ndarray) -> tuple[float, ...]:
+    """For a table (predicted, true) of IoU: each predicted box's IoU with its partner under optimal matching, or 0."""
+    values = [0.0] * len(overlaps)
+    for predicted, true in match_optimal(overlaps):
+        values[predicted] = float(overlaps[predicted, true])
+    return tuple(values)
 
 
-@lru_cache(maxsize=4096)
-def _compared(text: str, solution: str) -> tuple[Parsed, int, tuple[float, ...]]:
-    """What a text says, the number of true boxes, and the matched IoU of each written box."""
-    parsed, truth = _parse_once("detection", text, True), _truth(solution)
-    return parsed, len(truth), tuple(_matched_iou(parsed, truth).tolist())
+@lru_cache(maxsize=4)
+def _compare_batch(texts: tuple[str, ...], solutions: tuple[str, ...]) -> tuple[tuple[Parsed, int, tuple[float, ...]], ...]:
+    """What each text says, how many true boxes there are, and its matched IoU; a group shares one table of IoU."""
+    parsed, groups, found = [_parse_once("detection", text, True) for text in texts], {}, [None] * len(texts)
+    for number, true in enumerate(solutions):
+        groups.setdefault(true, []).append(number)
+    for true, members in groups.items():
+        truth, start = _truth(true), 0
+        table = iou([p.box for number in members for p in parsed[number].boxes], truth)
+        for number in members:
+            end = start + len(parsed[number].boxes)
+            found[number] = parsed[number], len(truth), _matched(table[start:end])
+            start = end
+    return tuple(found)
 
 
-def _compare_all(completions: Sequence[Completion], solution: Sequence[str]) -> list[tuple[Parsed, int, tuple]]:
+# %% ../nbs/04_rewards.ipynb #c013b
+def _compare(completions: Sequence[Completion], solution: Sequence[str]) -> tuple[tuple[Parsed, int, tuple], ...]:
     """Each completion compared with its solution."""
-    texts = (text_of(completion)[:MAX_CHARACTERS + 1] for completion in completions)
-    return [_compared(text, true) for text, true in zip(texts, solution, strict=True)]
+    if len(completions) != len(solution):
+        raise ValueError(f"{len(completions)} completions need as many solutions, not {len(solution)}")
+    texts = tuple(text_of(completion)[:MAX_CHARACTERS + 1] for completion in completions)
+    return _compare_batch(texts, tuple(solution))
 
 
 # %% ../nbs/04_rewards.ipynb #c016
@@ -106,7 +116,7 @@ def detection_iou(
 ) -> list[float]:
     """Soft F1: twice the sum of matched IoU over true plus written boxes; 1 for a right `No Objects`."""
     rewards = []
-    for parsed, count, overlaps in _compare_all(completions, solution):
+    for parsed, count, overlaps in _compare(completions, solution):
         written = len(overlaps) + parsed.rejected
         rewards.append(2 * sum(overlaps) / (count + written) if count else float(parsed.no_objects))
     return rewards
@@ -120,7 +130,7 @@ def detection_confidence(
 ) -> list[float]:
     """(1 + S) / 2, S the sum of c(2u - c) over max(1, true boxes, sum of c²), u the matched IoU; 0 if unreadable."""
     rewards = []
-    for parsed, count, overlaps in _compare_all(completions, solution):
+    for parsed, count, overlaps in _compare(completions, solution):
         if not overlaps:
             rewards.append(float(parsed.no_objects) * (0.5 if count else 1.0))
             continue
