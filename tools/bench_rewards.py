@@ -2,7 +2,7 @@
 
     python tools/bench_rewards.py
 
-Every completion is new, a solution is shared by a group of 8, and a batch holds 512. The sets take turns, so that a busy
+Every completion is new, a solution is shared by a group of 8, a batch holds 512. The sets take turns, so that a busy
 machine slows both. Printed are medians of processor time, and the ratio to the published rewards, rebuilt.
 """
 
