@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from visual_rft.boxes import area, from_resized, giou, iou, resized_size, to_resized
+from visual_rft.boxes import area, from_resized, giou, iou, match_optimal, resized_size, to_resized, to_thousandths
 
 LIMITS = [
     dict(factor=28, min_pixels=56 * 56, max_pixels=28 * 28 * 1280),
@@ -53,3 +53,25 @@ def test_resized_pixels_come_back_within_half_a_unit(width: int, height: int, li
 def test_a_box_outside_the_picture_is_cut_off() -> None:
     width, height = resized_size(640, 480)
     assert to_resized([(-50, -50, 9000, 9000)], 640, 480).tolist() == [[0, 0, width, height]]
+
+
+def test_thousandths_stay_within_the_picture_and_are_whole() -> None:
+    written = to_thousandths([(-5, -5, 640, 480), (639, 479, 9000, 9000)], 640, 480)
+    assert written.dtype == np.int64 and written.tolist() == [[0, 0, 1000, 1000], [998, 998, 1000, 1000]]
+
+
+def test_only_boxes_that_overlap_are_matched() -> None:
+    assert match_optimal(np.zeros((1, 2))) == match_optimal(np.zeros((3, 2))) == []
+    assert match_optimal(np.array([[0.0, 0.5, 0.0], [0.0, 0.9, 0.0]])) == [(1, 1)]
+
+
+def test_a_side_may_be_two_hundred_times_the_other_and_no_more() -> None:
+    assert resized_size(2000, 10, 28) == smart_resize(10, 2000, 28)[::-1]
+    with pytest.raises(ValueError, match="2001 x 10"):
+        resized_size(2001, 10)
+    assert [side % 28 for side in resized_size(1234, 777)] == [0, 0]
+
+
+def test_lists_of_whole_numbers_divide_as_fractions_do() -> None:
+    assert iou([(0, 0, 2, 2)], [(0, 0, 2, 3)]).dtype == np.float64
+    assert iou([("0", "0", "2", "2")], [(0, 0, 2, 3)])[0, 0] == pytest.approx(2 / 3)

@@ -2,8 +2,16 @@
 
 import pytest
 
-from visual_rft import prompts
-from visual_rft.parsing import MAX_BLANKS, MAX_BOXES, parse_classification, parse_detection, parse_grounding, split_tags
+from visual_rft import parsing, prompts
+from visual_rft.parsing import (
+    MAX_BLANKS,
+    MAX_BOXES,
+    MAX_CHARACTERS,
+    parse_classification,
+    parse_detection,
+    parse_grounding,
+    split_tags,
+)
 
 GOOD = "{'Position': [10, 20, 30, 40], 'Confidence': 0.9}"
 
@@ -101,3 +109,56 @@ def test_grounding_reads_one_box() -> None:
     assert not swapped.boxes and swapped.rejected == 1
     assert parse_grounding(prompts.completion("nowhere", "there")).forgiven == ("no box",)
     assert parse_grounding("no tags at all").answer is None
+
+
+def test_what_was_thought_is_kept_whatever_the_answer() -> None:
+    for task, parse in (("detection", parse_detection), ("grounding", parse_grounding)):
+        assert parse("<think>hm</think>").thinking == "hm", task
+        assert parse("nothing", False).forgiven == () and parse("nothing").forgiven == ("no thinking",), task
+    for text in ("No Objects", f"[{GOOD}]"):
+        assert answer(text, "hm").thinking == "hm" and answer(text).answer == text
+    assert parse_classification("<think>hm</think><answer>cat</answer>").thinking == "hm"
+    for text in ("nowhere", "(1,2),(3,4)"):
+        parsed = parse_grounding(f"<think>hm</think><answer>{text}</answer>")
+        assert (parsed.thinking, parsed.answer) == ("hm", text)
+
+
+def test_a_text_may_be_as_long_as_the_limit() -> None:
+    start = "<think>a</think><answer>"
+    fits = start + "b" * (MAX_CHARACTERS - len(start) - len("</answer>")) + "</answer>"
+    assert split_tags(fits)[2] == () and len(fits) == MAX_CHARACTERS
+    thought, found, notes = split_tags(fits + " ")
+    assert thought == "a" and set(found) == {"b"} and notes == ("too long",)
+
+
+def test_the_first_open_answer_counts_and_a_closing_tag_closes_what_stands_before_it() -> None:
+    _, found, notes = split_tags("<think>a</think><answer>b<answer>c<answer>d")
+    assert (found, notes) == ("b<answer>c<answer>d", ("repeated tags", "answer not closed"))
+    assert split_tags("</think>x<think>a</think><answer>b</answer>")[0] == "a"
+    assert split_tags("</think>x<think>a")[0] is None
+    assert split_tags("</think><answer>b</answer>")[0] is None
+    assert split_tags("x" + "<answer>b</answer>")[2] == ("no thinking", "text outside the tags")
+
+
+def test_limits_are_exact() -> None:
+    full = f"[{', '.join([GOOD] * MAX_BOXES)}]"
+    assert len(answer(full).boxes) == MAX_BOXES and answer(full).well_formed
+    assert answer("[{'Position': [0, 0, 1, 1000000], 'Confidence': 1}]").rejected == 1
+    brackets = "{" * (2 * MAX_BOXES) + "[" * (2 * MAX_BOXES + 1)
+    assert answer(brackets).forgiven == ("broken list", "no boxes")
+    with pytest.raises(ValueError, match="too many brackets"):
+        parsing._json(f"[{', '.join(['{}'] * 4 * MAX_BOXES)}]")
+    assert len(parsing._json(f"[{', '.join(['{}'] * (4 * MAX_BOXES - 1))}]")) == 4 * MAX_BOXES - 1
+
+
+def test_a_code_fence_of_any_kind_is_taken_off() -> None:
+    for kind in ("", "json", "python"):
+        parsed = answer(f"```{kind}\n[{GOOD}]\n```")
+        assert len(parsed.boxes) == 1 and parsed.forgiven == ("code fence",)
+
+
+def test_every_box_is_looked_at_for_notes() -> None:
+    odd = "{'Position': [1.5, 2, 30, 40]}"
+    assert set(answer(f"[7, {GOOD}, {odd}]").forgiven) == {"no confidence", "not whole numbers"}
+    assert set(answer(f"[{odd}, {{'Position': [1, 2, 3, 4], 'Confidence': 1, 'a': 1}}]").forgiven) == {
+        "no confidence", "unknown keys", "not whole numbers"}

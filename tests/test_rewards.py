@@ -10,10 +10,10 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visual_rft import prompts
+from visual_rft import prompts, rewards
 from visual_rft.advantages import group_advantages, has_signal, leave_one_out, total_reward
 from visual_rft.boxes import from_thousandths, giou, iou, match_greedy, match_optimal, to_thousandths
-from visual_rft.parsing import PARSERS, parse_detection
+from visual_rft.parsing import MAX_CHARACTERS, PARSERS, parse_detection
 from visual_rft.rewards import REWARD_SETS, text_of
 
 TRUE = [[100, 100, 300, 300], [500, 500, 700, 900]]
@@ -277,3 +277,49 @@ def test_bad_groups_and_weights_are_errors() -> None:
     with pytest.raises(ValueError, match="weights"):
         total_reward([[1, 2], [3, 4]], [1.0])
     assert total_reward([[1, 2], [3, 4]], [1, 0.5]).tolist() == [2.5, 4.0]
+
+
+@pytest.mark.parametrize("kind", ["robust", "paper"])
+@pytest.mark.parametrize("task", HONEST)
+def test_a_solution_is_missing(kind: str, task: str) -> None:
+    for reward in REWARD_SETS[kind][task]:
+        if not reward.__name__.endswith("format"):
+            with pytest.raises(ValueError):
+                reward(completions=[HONEST[task]] * 2, solution=[SOLUTIONS[task]])
+
+
+def test_text_of_joins_the_texts_of_the_last_message() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    assert text_of([{"content": "no"}, {"content": parts}]) == "ab"
+    assert text_of([]) == "" and text_of([{"content": "c"}]) == "c"
+
+
+@pytest.mark.parametrize("task", HONEST)
+def test_the_format_reward_asks_what_the_prompt_asked(task: str) -> None:
+    reward = rewards._format_reward(task)
+    assert reward.__name__ == reward.__qualname__ == f"{task}_format" and task in reward.__doc__
+    bare = SOLUTIONS[task]
+    said, problem = [bare, HONEST[task], bare, HONEST[task]], ["<think>", "<think>", "just answer", "just answer"]
+    assert reward(completions=said, problem=problem) == [0, 1, 1, 0]
+    assert reward(completions=said) == [0, 1, 0, 1]
+    with pytest.raises(ValueError):
+        reward(completions=said, problem=problem[:2])
+
+
+def test_lone_boxes_by_hand() -> None:
+    assert score("grounding", prompts.completion("nowhere", "hm")) == 0
+    one = prompts.completion(prompts.detection_answer(TRUE[:1]))
+    confidence = REWARD_SETS["robust"]["detection"][1]
+    for stated, expected in ((1.0, 1.0), (0.5, 0.875), (0.0, 0.5)):
+        said = prompts.completion(prompts.detection_answer(TRUE[:1], [stated]), "hm")
+        assert confidence(completions=[said], solution=[one]) == [pytest.approx(expected)]
+
+
+def test_names_are_compared_in_one_spelling() -> None:
+    assert rewards.normalise_name(" Fire_hydrant-RED ") == "fire hydrant red"
+
+
+def test_a_long_completion_is_read_up_to_the_limit_and_no_further() -> None:
+    assert "too long" in rewards.read_completion("detection", "x" * (MAX_CHARACTERS + 1)).forgiven
+    assert "too long" not in rewards.read_completion("detection", "x" * MAX_CHARACTERS).forgiven
+    assert rewards.read_completion("classification", SOLUTIONS["classification"]).forgiven == ("no thinking",)
