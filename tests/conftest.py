@@ -18,7 +18,7 @@ def tokenizer():
     return train_tokenizer(tokenizer_corpus(200), class_names())
 
 
-@pytest.fixture(scope="session", params=["qwen2_vl", "qwen3_vl"])
+@pytest.fixture(scope="session", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def tiny(request, tokenizer):
     """A small random model and its processor, of each family in turn."""
     from visual_rft.models import tiny_processor, tiny_vlm
@@ -36,3 +36,12 @@ def tiny_folder(tokenizer, tmp_path_factory):
     tiny_vlm(tokenizer, width=64, layers=2, vision_width=32, vision_layers=2).save_pretrained(folder)
     tiny_processor(tokenizer).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_one(tokenizer):
+    """A small random Qwen3-VL and its processor, for what need not be tried with every family."""
+    from visual_rft.models import tiny_processor, tiny_vlm
+
+    model = tiny_vlm(tokenizer, width=64, layers=2, vision_width=32, vision_layers=2)
+    return model.eval(), tiny_processor(tokenizer)

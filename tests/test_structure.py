@@ -18,6 +18,7 @@ FLOORS = [
     ["records"],
     ["models"],
     ["pretraining", "rollouts", "grpo"],
+    ["packing"],
     ["trainer"],
     ["sft", "evaluation"],
     ["experiments"],

@@ -119,7 +119,7 @@ def answer_rows(
     for start in tqdm(range(len(texts), len(rows), batch), desc="answers", leave=False):
         part = rows[start:start + batch]
         inputs = encode_prompts(processor, part["problem"], part["image"])
-        ids = sample(model, inputs, 1, Sampling(max_new_tokens=max_new_tokens, temperature=0))
+        ids = sample(model, inputs, 1, Sampling(max_new_tokens=max_new_tokens, temperature=0)).ids
         new = processor.batch_decode(ids, skip_special_tokens=True)
         texts += new
         if path is not None:

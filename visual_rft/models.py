@@ -17,6 +17,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
@@ -31,8 +34,8 @@ from transformers import (
 from .miniature import asset_path
 
 # %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'PATCH', 'MERGE', 'train_tokenizer', 'tiny_processor', 'tiny_vlm', 'load',
-           'tiny_folder']
+__all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'PATCH', 'MERGE', 'FAMILIES', 'train_tokenizer', 'tiny_processor', 'tiny_vlm',
+           'load', 'tiny_folder']
 
 # %% ../nbs/08_models.ipynb #c006
 SPECIAL_TOKENS = (
@@ -89,29 +92,33 @@ def train_tokenizer(
     return fast
 
 # %% ../nbs/08_models.ipynb #c021
-def _known_family(family: str) -> str:
-    """The name itself; raises ValueError for an unknown family."""
-    if family not in ("qwen2_vl", "qwen3_vl"):
-        raise ValueError(f"unknown family {family!r}; expected qwen2_vl or qwen3_vl")
-    return family
+FAMILIES = {  # model, configuration, processor, video processor
+    "qwen2_vl": (Qwen2VLForConditionalGeneration, Qwen2VLConfig, Qwen2VLProcessor, Qwen2VLVideoProcessor),
+    "qwen2_5_vl": (Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
+    "qwen3_vl": (Qwen3VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor),
+}
 
 
+def _classes(family: str) -> tuple[type, type, type, type]:
+    """The classes of a family; raises ValueError for an unknown one."""
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}; expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[family]
+
+# %% ../nbs/08_models.ipynb #c021b
 def tiny_processor(
     tokenizer: PreTrainedTokenizerFast,  # from train_tokenizer
-    family: str = "qwen3_vl",  # qwen2_vl or qwen3_vl
+    family: str = "qwen3_vl",  # one of FAMILIES
 ) -> ProcessorMixin:
     """The family's own processor with small patches: 112 x 112 pixels become 196 patches and 49 visual tokens."""
-    size = {"shortest_edge": 32 * 32, "longest_edge": 224 * 224}
-    kind, video = {
-        "qwen2_vl": (Qwen2VLProcessor, Qwen2VLVideoProcessor), "qwen3_vl": (Qwen3VLProcessor, Qwen3VLVideoProcessor),
-    }[_known_family(family)]
+    size, (_, _, kind, video) = {"shortest_edge": 32 * 32, "longest_edge": 224 * 224}, _classes(family)
     images = Qwen2VLImageProcessor(size=size, patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2)
     videos = video(size=size, patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2)
     return kind(image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE)
 
 # %% ../nbs/08_models.ipynb #c033
 def _vision_settings(
-    family: str,  # qwen2_vl or qwen3_vl
+    family: str,  # one of FAMILIES
     width: int,  # of the tower
     layers: int,  # of the tower
     out: int,  # width of the language model
@@ -122,16 +129,16 @@ def _vision_settings(
     )
     if family == "qwen2_vl":
         return shared | dict(embed_dim=width, hidden_size=out, mlp_ratio=3)
-    return shared | dict(
-        hidden_size=width, intermediate_size=3 * width, out_hidden_size=out,
-        num_position_embeddings=14 * 14, deepstack_visual_indexes=[layers // 2 - 1],
-    )
+    shared |= dict(hidden_size=width, intermediate_size=3 * width, out_hidden_size=out)
+    if family == "qwen2_5_vl":  # attention in windows of 32 x 32 pixels, over the whole picture in the last layer
+        return shared | dict(window_size=4 * PATCH, fullatt_block_indexes=[layers - 1])
+    return shared | dict(num_position_embeddings=14 * 14, deepstack_visual_indexes=[layers // 2 - 1])
 
 # %% ../nbs/08_models.ipynb #c037
 def _text_settings(family: str, tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> dict:
     """The language model of a tiny VLM; the vocabulary is rounded up to a multiple of 16."""
     rope = dict(rope_type="default", rope_theta=10000.0)
-    if family == "qwen2_vl":
+    if family != "qwen3_vl":
         special = dict(rope_parameters=rope | dict(mrope_section=[4, 6, 6]))
     else:
         special = dict(head_dim=32, rope_parameters=rope | dict(mrope_section=[6, 5, 5], mrope_interleaved=True))
@@ -153,7 +160,7 @@ def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict:
 # %% ../nbs/08_models.ipynb #c040
 def tiny_vlm(
     tokenizer: PreTrainedTokenizerFast,  # decides vocabulary size and special ids
-    family: str = "qwen3_vl",  # qwen2_vl or qwen3_vl
+    family: str = "qwen3_vl",  # one of FAMILIES
     width: int = 192,  # of the language model; a multiple of 64
     layers: int = 4,  # of the language model
     vision_width: int = 128,  # of the vision tower; a multiple of 32
@@ -161,10 +168,7 @@ def tiny_vlm(
     seed: int = 0,  # of the random initial weights
 ) -> PreTrainedModel:
     """A randomly initialised model of a Qwen-VL family, about 3 million parameters with the defaults."""
-    kind, config = {
-        "qwen2_vl": (Qwen2VLForConditionalGeneration, Qwen2VLConfig),
-        "qwen3_vl": (Qwen3VLForConditionalGeneration, Qwen3VLConfig),
-    }[_known_family(family)]
+    kind, config, _, _ = _classes(family)
     text = _text_settings(family, tokenizer, width, layers)
     vision = _vision_settings(family, vision_width, vision_layers, width)
     torch.manual_seed(seed)

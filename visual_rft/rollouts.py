@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BatchFeature, DynamicCache, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, DynamicCache, GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from .prompts import chat
 
 # %% auto #0
-__all__ = ['encode_prompts', 'Prefill', 'prefill', 'group_rows', 'continue_with', 'Sampling', 'stop_tokens', 'vision_tokens',
-           'sample', 'completion_logits', 'completion_logps']
+__all__ = ['encode_prompts', 'Prefill', 'prompt_positions', 'prefill', 'group_rows', 'continue_with', 'Sampling', 'stop_tokens',
+           'vision_tokens', 'Rollouts', 'sample']
 
 # %% ../nbs/10_rollouts.ipynb #c007
 def encode_prompts(
@@ -45,19 +45,26 @@ class Prefill:
         self.hidden, self.mask, self.position = (value[rows] for value in (self.hidden, self.mask, self.position))
 
 # %% ../nbs/10_rollouts.ipynb #c018
+def prompt_positions(
+    model: PreTrainedModel,  # of a Qwen-VL family
+    inputs: BatchFeature,  # from `encode_prompts`
+) -> Tensor:
+    """(3, P, L) rotary positions of prompt tokens: by time, row and column."""
+    return model.model.get_rope_index(
+        inputs["input_ids"], mm_token_type_ids=inputs["mm_token_type_ids"],
+        image_grid_thw=inputs["image_grid_thw"], attention_mask=inputs["attention_mask"],
+    )[0]
+
+
 def prefill(
     model: PreTrainedModel,  # of a Qwen-VL family
     inputs: BatchFeature,  # from `encode_prompts`
 ) -> Prefill:
-    """Run images and prompts once; gradients flow through the cache unless they are switched off."""
+    """Run images and prompts once."""
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
     cache = DynamicCache(config=model.config.text_config)
     out = model.model(**inputs, use_cache=True, cache=cache)
-    positions, _ = model.model.get_rope_index(
-        inputs["input_ids"], mm_token_type_ids=inputs["mm_token_type_ids"],
-        image_grid_thw=inputs["image_grid_thw"], attention_mask=inputs["attention_mask"],
-    )
-    last = positions.amax(dim=(0, 2)) + 1
+    last = prompt_positions(model, inputs).amax(dim=(0, 2)) + 1
     return Prefill(cache, out.last_hidden_state[:, -1], inputs["attention_mask"], last)
 
 # %% ../nbs/10_rollouts.ipynb #c022
@@ -94,6 +101,7 @@ class Sampling:
     temperature: float = 1.0  # 0 for the most likely token each time
     top_p: float = 1.0  # smallest set of tokens with this much probability; 1 for all
     top_k: int = 0  # so many most likely tokens; 0 for all
+    min_new_tokens: int = 0  # no stop token is drawn before
 
 # %% ../nbs/10_rollouts.ipynb #c031
 def _narrow(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -120,7 +128,7 @@ def _choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | Non
 def stop_tokens(model: PreTrainedModel) -> list[int]:
     """Ids that end a completion, as the model's own settings say."""
     ids = model.generation_config.eos_token_id
-    ids = model.config.text_config.eos_token_id if ids is None else ids
+    ids = model.config.get_text_config().eos_token_id if ids is None else ids
     return list(ids) if isinstance(ids, (list, tuple)) else [ids]
 
 
@@ -130,18 +138,30 @@ def vision_tokens(model: PreTrainedModel) -> list[int]:
     return [getattr(model.config, name) for name in names if getattr(model.config, name, None) is not None]
 
 # %% ../nbs/10_rollouts.ipynb #c043
-def _next(model: PreTrainedModel, hidden: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
-    """(rows,) a token drawn for each row; tokens that stand for images have probability zero."""
-    logits = model.lm_head(hidden).float()
-    logits[:, vision_tokens(model)] = -torch.inf
-    return _choose(logits, sampling, generator)
+@dataclass(frozen=True)
+class Rollouts:
+    """Drawn completions, in the order in which they were asked for."""
+
+    ids: list[list[int]]  # token ids, the stop token included
+    logps: list[list[float]]  # of each token, natural log, at the temperature of sampling (1 when it is 0)
 
 
-def _append(completions: list[list[int]], rows: list[int], token: Tensor, done: Tensor) -> None:
+def _draw(
+    logits: Tensor, sampling: Sampling, barred: list[int], generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """(rows,) a token drawn for each row, never a barred one, and (rows,) its log-probability under the model."""
+    logps = (logits / (sampling.temperature or 1)).log_softmax(-1)
+    allowed = logits.index_fill(1, torch.tensor(barred, dtype=torch.long, device=logits.device), -torch.inf)
+    token = _choose(allowed, sampling, generator)
+    return token, logps.gather(1, token[:, None])[:, 0]
+
+# %% ../nbs/10_rollouts.ipynb #c043b
+def _append(rollouts: Rollouts, rows: list[int], token: Tensor, logp: Tensor, done: Tensor) -> None:
     """Write each new token to the completion of its row, unless that has finished."""
-    for row, value, over in zip(rows, token.tolist(), done.tolist()):
+    for row, value, log, over in zip(rows, token.tolist(), logp.tolist(), done.tolist()):
         if not over:
-            completions[row].append(value)
+            rollouts.ids[row].append(value)
+            rollouts.logps[row].append(log)
 
 
 def _leave(state: Prefill, rows: list[int], token: Tensor, done: Tensor) -> tuple[list[int], Tensor, Tensor]:
@@ -152,55 +172,63 @@ def _leave(state: Prefill, rows: list[int], token: Tensor, done: Tensor) -> tupl
     state.select(keep)
     return [rows[i] for i in keep.tolist()], token[keep], done[keep]
 
-# %% ../nbs/10_rollouts.ipynb #c047
-@torch.no_grad()
-def sample(
-    model: PreTrainedModel,  # of a Qwen-VL family
-    inputs: BatchFeature,  # P prompts, from `encode_prompts`
-    rows_of: Tensor | int = 1,  # G, completions a prompt; or (B,) the prompt of each completion wanted
-    sampling: Sampling = Sampling(),  # how
-    generator: torch.Generator | None = None,  # for draws that can be repeated
-) -> list[list[int]]:
-    """Completions as token ids with the stop token, in the order of `rows_of`; image and prompt run once a prompt."""
-    stops = torch.tensor(stop_tokens(model), device=model.device)
-    state = prefill(model, inputs)
-    state.select(group_rows(len(state.position), rows_of, model.device) if isinstance(rows_of, int) else rows_of)
-    completions: list[list[int]] = [[] for _ in range(len(state.position))]
-    rows, hidden = list(range(len(completions))), state.hidden
-    done = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
+# %% ../nbs/10_rollouts.ipynb #c045c
+def _decode(model: PreTrainedModel, state: Prefill, sampling: Sampling, generator: torch.Generator | None) -> Rollouts:
+    """Draw token after token until every row has finished."""
+    stops, banned, hidden = stop_tokens(model), vision_tokens(model), state.hidden
+    rows, done = list(range(len(hidden))), torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+    rollouts, ends = Rollouts([[] for _ in rows], [[] for _ in rows]), torch.tensor(stops, device=hidden.device)
     for step in range(sampling.max_new_tokens):
-        token = _next(model, hidden, sampling, generator)
-        _append(completions, rows, token, done)
-        done = done | torch.isin(token, stops)
+        barred = banned + stops if step < sampling.min_new_tokens else banned
+        token, logp = _draw(model.lm_head(hidden).float(), sampling, barred, generator)
+        _append(rollouts, rows, token, logp, done)
+        done = done | torch.isin(token, ends)
         if done.all():
             break
         rows, token, done = _leave(state, rows, token, done)
         hidden = continue_with(model, state, token[:, None], offset=step)[:, -1]
-    return completions
+    return rollouts
 
-# %% ../nbs/10_rollouts.ipynb #c063
-def completion_logits(
-    model: PreTrainedModel,  # of a Qwen-VL family
+# %% ../nbs/10_rollouts.ipynb #c045e
+def _generate(
+    model: PreTrainedModel, inputs: BatchFeature, rows_of: Tensor, sampling: Sampling, generator: torch.Generator | None
+) -> Rollouts:
+    """The same draw by Transformers' `generate`, for models with as many pictures as prompts; nothing is shared."""
+    heat = dict(temperature=sampling.temperature, top_p=sampling.top_p) if sampling.temperature else {}
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens, min_new_tokens=sampling.min_new_tokens, do_sample=bool(heat), **heat,
+        top_k=sampling.top_k or None, eos_token_id=stop_tokens(model), pad_token_id=stop_tokens(model)[0],
+        suppress_tokens=vision_tokens(model) or None, return_dict_in_generate=True, output_logits=True,
+    )
+    rows = {key: value.to(model.device)[rows_of] for key, value in inputs.items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        out = model.generate(**rows, generation_config=config)
+    drawn = out.sequences[:, rows["input_ids"].shape[1]:]
+    logps = (torch.stack(out.logits, dim=1).float() / (sampling.temperature or 1)).log_softmax(-1)
+    return _until_stop(drawn, logps.gather(-1, drawn[..., None])[..., 0], stop_tokens(model))
+
+# %% ../nbs/10_rollouts.ipynb #c045f
+def _until_stop(ids: Tensor, logps: Tensor, stops: list[int]) -> Rollouts:
+    """Rows cut off after their first stop token."""
+    ended = torch.isin(ids, torch.tensor(stops, device=ids.device)).long().cumsum(1)
+    kept = [int(row.eq(0).sum()) + 1 for row in ended]
+    return Rollouts([row[:n] for row, n in zip(ids.tolist(), kept)], [row[:n] for row, n in zip(logps.tolist(), kept)])
+
+# %% ../nbs/10_rollouts.ipynb #c047
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,  # a Qwen-VL, or any image-text-to-text model: then nothing is shared
     inputs: BatchFeature,  # P prompts, from `encode_prompts`
-    completions: Tensor,  # (B, T) token ids, padded on the right
-    rows_of: Tensor,  # (B,) the prompt of each completion
-) -> Tensor:
-    """(B, T, V) float32 logits that predict each completion token; image and prompt run once; differentiable."""
+    rows_of: Tensor | int = 1,  # G, completions a prompt; or (B,) the prompt of each completion wanted
+    sampling: Sampling = Sampling(),  # how
+    generator: torch.Generator | None = None,  # for draws that can be repeated
+) -> Rollouts:
+    """Completions in the order of `rows_of`; image and prompt run once a prompt."""
+    if isinstance(rows_of, int):
+        rows_of = group_rows(len(inputs["input_ids"]), rows_of, model.device)
+    if not hasattr(model.model, "get_rope_index"):
+        return _generate(model, inputs, rows_of, sampling, generator)
     state = prefill(model, inputs)
     state.select(rows_of)
-    hidden = [state.hidden[:, None]]
-    if completions.shape[1] > 1:
-        hidden.append(continue_with(model, state, completions[:, :-1]))
-    return model.lm_head(torch.cat(hidden, dim=1)).float()
-
-# %% ../nbs/10_rollouts.ipynb #c065
-def completion_logps(
-    model: PreTrainedModel,  # of a Qwen-VL family
-    inputs: BatchFeature,  # P prompts, from `encode_prompts`
-    completions: Tensor,  # (B, T) token ids, padded on the right
-    rows_of: Tensor,  # (B,) the prompt of each completion
-    temperature: float = 1.0,  # the temperature they were drawn at
-) -> Tensor:
-    """(B, T) log-probabilities of completion tokens, natural log; differentiable."""
-    logits = completion_logits(model, inputs, completions, rows_of) / temperature
-    return torch.log_softmax(logits, dim=-1).gather(-1, completions[..., None])[..., 0]
+    return _decode(model, state, sampling, generator)

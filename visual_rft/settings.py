@@ -32,7 +32,7 @@ class PretrainConfig:
     warmup: int = knob(100, "steps")
     dense_weight: float = knob(1.0, "of the dense labels in stage talk")
     point_weight: float = knob(0.2, "of the labels of attention in stage talk")
-    family: str = knob("qwen3_vl", "qwen2_vl or qwen3_vl")
+    family: str = knob("qwen3_vl", "qwen2_vl, qwen2_5_vl or qwen3_vl")
     seed: int = knob(0, "of weights and data")
     start: str = knob("", "folder of a model to go on from; random weights when empty")
     every: int = knob(100, "steps between checkpoints and log lines")
