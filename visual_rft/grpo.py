@@ -9,51 +9,177 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['clipped_objective', 'kl_estimate', 'grpo_loss']
+__all__ = ['LOSSES', 'importance_ratio', 'clipped_objective', 'cispo_objective', 'kl_estimate', 'average_tokens', 'grpo_loss',
+           'rewards_with_kl', 'rloo_loss']
+
+# %% ../nbs/11_grpo.ipynb #c006b
+def importance_ratio(
+    logps: Tensor,  # (B, T) log-probabilities under the policy, natural log
+    old_logps: Tensor,  # (B, T) the same when the completions were drawn
+    mask: Tensor,  # (B, T) 1 for tokens of the completion, 0 for padding
+    level: str = "token",  # token (GRPO, arXiv 2402.03300) or sequence (GSPO, arXiv 2507.18071)
+) -> Tensor:
+    """(B, T) new over old probability of each token, or (B, 1) its geometric mean; ValueError for another level."""
+    log_ratio = logps - old_logps
+    if level == "sequence":
+        log_ratio = (log_ratio * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    elif level != "token":
+        raise ValueError(f"the importance sampling level is token or sequence, not {level!r}")
+    return log_ratio.exp()
 
 # %% ../nbs/11_grpo.ipynb #c008
 def clipped_objective(
-    logps: Tensor,  # (B, T) log-probabilities under the policy, natural log
-    old_logps: Tensor,  # (B, T) the same when the completions were drawn
+    ratio: Tensor,  # (B, T), or (B, 1) for whole completions: from `importance_ratio`
     advantages: Tensor,  # (B,) one a completion
-    epsilon: float = 0.2,  # how far the ratio may move before its gradient stops
+    epsilon: float = 0.2,  # lower bound: 1 - epsilon, where a negative advantage stops pushing
+    epsilon_high: float | None = None,  # upper bound: 1 + epsilon_high (DAPO, arXiv 2503.14476); epsilon when None
+    delta: float | None = None,  # the largest ratio that counts with a negative advantage (arXiv 2505.07291)
 ) -> Tensor:
-    """(B, T) min(ratio * advantage, clipped ratio * advantage): what GRPO makes larger, token by token."""
-    ratio = torch.exp(logps - old_logps)
+    """min(ratio * A, clipped ratio * A), of the shape of ratio (arXiv 1707.06347); ValueError for impossible bounds."""
+    high = 1 + (epsilon if epsilon_high is None else epsilon_high)
+    if epsilon < 0 or high < 1:
+        raise ValueError(f"epsilon and epsilon_high are not negative, unlike {epsilon} and {epsilon_high}")
+    if delta is not None and delta <= high:
+        raise ValueError(f"delta lies above 1 + epsilon_high, which is {high:g}; {delta} does not")
     advantage = advantages[:, None]
-    return torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
+    free = ratio if delta is None else ratio.clamp(max=delta)
+    return torch.minimum(free * advantage, ratio.clamp(1 - epsilon, high) * advantage)
+
+# %% ../nbs/11_grpo.ipynb #c014d
+def cispo_objective(
+    logps: Tensor,  # (B, T) log-probabilities under the policy, with gradient
+    ratio: Tensor,  # (B, T) or (B, 1), from `importance_ratio`
+    advantages: Tensor,  # (B,) one a completion
+    epsilon_high: float | None = 5.0,  # the largest ratio that counts, not a distance from 1
+) -> Tensor:
+    """(B, T) bounded ratio without gradient * A * logps (CISPO, arXiv 2506.13585); ValueError for a bound below 1."""
+    if epsilon_high is None or epsilon_high < 1:
+        raise ValueError(f"the epsilon_high of cispo is the largest ratio itself, such as 5, not {epsilon_high}")
+    return ratio.clamp(max=epsilon_high).detach() * advantages[:, None] * logps
 
 # %% ../nbs/11_grpo.ipynb #c016
 def kl_estimate(
-    logps: Tensor,  # (B, T) under the policy
+    logps: Tensor,  # (B, T) under the policy, at the drawn tokens
     reference_logps: Tensor,  # (B, T) under the reference policy
+    kind: str = "k3",  # k1, k2, or k3 (GRPO, arXiv 2402.03300)
+    ratio: Tensor | None = None,  # (B, T) or (B, 1) weight with gradient: TRL's use_bias_correction_kl
 ) -> Tensor:
-    """(B, T) an estimate of the KL divergence that is never negative and right on average: exp(d) - d - 1."""
-    difference = reference_logps - logps
-    return torch.exp(difference) - difference - 1
+    """(B, T) estimates of KL(policy || reference), one a token; raises ValueError for another kind."""
+    d = reference_logps - logps
+    if kind not in ("k1", "k2", "k3"):
+        raise ValueError(f"the estimate is k1, k2 or k3, not {kind!r}")
+    if kind == "k3":
+        estimate = torch.expm1(d) - d  # expm1(d) is exp(d) - 1, exact near 0 too
+    else:
+        estimate = -d if kind == "k1" else d**2 / 2
+    return estimate if ratio is None else ratio * estimate
+
+# %% ../nbs/11_grpo.ipynb #c027a
+def average_tokens(
+    values: Tensor,  # (B, T), or (B, 1) for one value that all tokens of a completion share
+    mask: Tensor,  # (B, T) 1 for tokens of the completion, 0 for padding
+    average: str = "completion",  # completion, token, step or constant
+    max_length: int | None = None,  # L of constant, tokens; T when None
+    num_items_in_batch: Tensor | float | None = None,  # N of step, tokens; those of the mask when None
+) -> Tensor:
+    """One number from a table of tokens, padding left out; raises ValueError for another average or an L below 1."""
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length is a number of tokens, at least 1, not {max_length}")
+    if average == "completion":
+        return ((values * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+    if average == "constant":
+        return (values * mask).sum() / (len(mask) * (max_length or mask.shape[1]))
+    if average not in ("token", "step"):
+        raise ValueError(f"average is completion, token, step or constant, not {average!r}")
+    count = mask.sum() if average == "token" or num_items_in_batch is None else num_items_in_batch
+    return (values * mask).sum() / max(count, 1)
+
+# %% ../nbs/11_grpo.ipynb #c027e
+LOSSES = {  # TRL's loss_type: the average it takes
+    "grpo": "completion",  # arXiv 2402.03300; GSPO (arXiv 2507.18071) at the level sequence
+    "dr_grpo": "constant",  # arXiv 2503.20783
+    "dapo": "step",  # arXiv 2503.14476
+    "bnpo": "token",  # that of TRL: dapo within one batch
+    "cispo": "step",  # arXiv 2506.13585
+}
+
+
+def _check(
+    logps: Tensor, advantages: Tensor, mask: Tensor,
+    old: Tensor | None, reference: Tensor | None = None, beta: float = 0.0,
+) -> None:
+    """ValueError for tables that do not fit each other: broadcasting would turn them into a wrong number."""
+    if beta and reference is None:
+        raise ValueError(f"beta is {beta}, so the KL term needs reference_logps")
+    shapes = [tuple(table.shape) for table in (logps, mask, old, reference) if table is not None]
+    if logps.ndim != 2 or len(set(shapes)) > 1:
+        raise ValueError(f"log-probabilities and mask are tables (B, T) of one shape, not {shapes}")
+    if advantages.shape != logps.shape[:1]:
+        raise ValueError(f"{len(logps)} completions need as many advantages, not {tuple(advantages.shape)}")
+
+# %% ../nbs/11_grpo.ipynb #c027g
+def _objective(
+    loss_type: str, logps: Tensor, ratio: Tensor, advantages: Tensor,
+    low: float, high: float | None, delta: float | None,
+) -> Tensor:
+    """What a loss makes larger, token by token."""
+    if loss_type not in LOSSES:
+        raise ValueError(f"loss_type is one of {', '.join(LOSSES)}, not {loss_type!r}")
+    if loss_type != "cispo":
+        return clipped_objective(ratio, advantages, low, high, delta)
+    if delta is not None:
+        raise ValueError("cispo has no delta: epsilon_high bounds its weights on both sides")
+    return cispo_objective(logps, ratio, advantages, high)
 
 # %% ../nbs/11_grpo.ipynb #c028
 def grpo_loss(
-    logps: Tensor,  # (B, T) under the policy, with gradient
-    advantages: Tensor,  # (B,)
+    logps: Tensor,  # (B, T) under the policy, with gradient, natural log
+    advantages: Tensor,  # (B,) one a completion
     mask: Tensor,  # (B, T) 1 for tokens of the completion, 0 for padding
     old_logps: Tensor | None = None,  # (B, T) when drawn; the policy's own without gradient when None
     reference_logps: Tensor | None = None,  # (B, T); needed when beta is not 0
-    epsilon: float = 0.2,  # clipping
+    loss_type: str = "grpo",  # a key of LOSSES
+    importance_sampling_level: str = "token",  # token, or sequence (GSPO)
+    epsilon: float = 0.2,  # lower clipping
+    epsilon_high: float | None = None,  # upper clipping, epsilon when None; for cispo the largest ratio, needed
+    delta: float | None = None,  # the largest ratio with a negative advantage; not for cispo
     beta: float = 0.0,  # weight of the KL divergence from the reference policy
-    average: str = "completion",  # completion (GRPO), token (DAPO), or constant (Dr. GRPO)
+    use_bias_correction_kl: bool = False,  # KL times ratio; on in TRL unless told otherwise
+    average: str | None = None,  # of `average_tokens`, instead of the one in LOSSES
     max_length: int | None = None,  # tokens; the divisor of the constant average
+    num_items_in_batch: Tensor | float | None = None,  # tokens of the whole step; the divisor of the average step
 ) -> Tensor:
-    """The loss of group-relative policy optimisation; raises ValueError for what cannot be computed."""
-    if beta and reference_logps is None:
-        raise ValueError(f"beta is {beta}, so the KL term needs reference_logps")
-    each = -clipped_objective(logps, logps.detach() if old_logps is None else old_logps, advantages, epsilon)
+    """The loss of GRPO and its relatives (papers: see LOSSES); raises ValueError for what cannot be computed."""
+    _check(logps, advantages, mask, old_logps, reference_logps, beta)
+    ratio = importance_ratio(logps, logps.detach() if old_logps is None else old_logps, mask, importance_sampling_level)
+    each = -_objective(loss_type, logps, ratio, advantages, epsilon, epsilon_high, delta)
     if beta:
-        each = each + beta * kl_estimate(logps, reference_logps)
-    if average == "completion":
-        return ((each * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
-    if average == "token":
-        return (each * mask).sum() / mask.sum().clamp(min=1)
-    if average == "constant":
-        return (each * mask).sum() / (len(each) * (max_length or each.shape[1]))
-    raise ValueError(f"average is completion, token or constant, not {average!r}")
+        each = each + beta * kl_estimate(logps, reference_logps, "k3", ratio if use_bias_correction_kl else None)
+    return average_tokens(each, mask, average or LOSSES[loss_type], max_length, num_items_in_batch)
+
+# %% ../nbs/11_grpo.ipynb #c032b
+def rewards_with_kl(
+    rewards: Tensor,  # (B,)
+    old_logps: Tensor,  # (B, T) under the policy that drew the completions
+    reference_logps: Tensor,  # (B, T) under the reference policy
+    mask: Tensor,  # (B, T) 1 for tokens of the completion, 0 for padding
+    beta: float,  # weight of the KL divergence
+) -> Tensor:
+    """(B,) rewards less beta times k1 summed over tokens (RLOO, arXiv 2402.14740); ValueError for unequal shapes."""
+    _check(old_logps, rewards, mask, reference_logps)
+    return rewards - beta * (kl_estimate(old_logps, reference_logps, "k1") * mask).sum(1)
+
+# %% ../nbs/11_grpo.ipynb #c032c
+def rloo_loss(
+    logps: Tensor,  # (B, T) under the policy, with gradient, natural log
+    advantages: Tensor,  # (B,) from `leave_one_out`
+    mask: Tensor,  # (B, T) 1 for tokens of the completion, 0 for padding
+    old_logps: Tensor | None = None,  # (B, T) when drawn; the policy's own without gradient when None
+    epsilon: float = 0.2,  # lower clipping
+    epsilon_high: float | None = None,  # upper clipping; epsilon when None
+) -> Tensor:
+    """The loss of RLOO as TRL computes it (arXiv 2402.14740); raises ValueError for shapes that do not fit."""
+    _check(logps, advantages, mask, old_logps)
+    change = (logps - (logps.detach() if old_logps is None else old_logps)) * mask
+    ratio = change.sum(1, keepdim=True).exp()
+    return -clipped_objective(ratio, advantages, epsilon, epsilon_high).mean()
