@@ -21,7 +21,7 @@ FLOORS = [
     ["packing"],
     ["trainer"],
     ["sft", "evaluation"],
-    ["experiments"],
+    ["experiments", "benchmark"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

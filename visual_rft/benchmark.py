@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
@@ -23,13 +23,13 @@ from trl import GRPOTrainer
 from . import miniature, models
 from .records import read_json, start_run, write_json
 from .rewards import REWARD_SETS
-from .settings import GRPOSettings
+from .settings import GRPOSettings, Workload
 from .trainer import VisualGRPOTrainer, chat_rows, grpo_config
 
 # %% auto #0
-__all__ = ['WAYS', 'PAPER_PIXELS', 'PAPER_TOKENS', 'PAPER_REPLY', 'MEASURES', 'ReferenceTrainer', 'Workload', 'trainer_for',
-           'forever', 'synchronise', 'timed_step', 'compare_steps', 'medians', 'speedups', 'training_memory',
-           'compare_memory', 'compare_groups', 'bench', 'bench_table']
+__all__ = ['WAYS', 'PAPER_PIXELS', 'PAPER_TOKENS', 'PAPER_REPLY', 'MEASURES', 'ReferenceTrainer', 'trainer_for', 'forever',
+           'synchronise', 'timed_step', 'compare_steps', 'medians', 'speedups', 'training_memory', 'compare_memory',
+           'compare_groups', 'bench', 'bench_table']
 
 # %% ../nbs/18_benchmark.ipynb #c006
 class ReferenceTrainer(GRPOTrainer):
@@ -45,39 +45,26 @@ class ReferenceTrainer(GRPOTrainer):
         logps = torch.stack(rows)[:, -logits_to_keep:]
         return logps, torch.zeros_like(logps), None
 
-
+# %% ../nbs/18_benchmark.ipynb #c007
 WAYS = {"shared": VisualGRPOTrainer, "trl": GRPOTrainer, "reference": ReferenceTrainer}
 
-# %% ../nbs/18_benchmark.ipynb #c008
-@dataclass(frozen=True)
-class Workload:
-    """What a training step has to do."""
-
-    shape: str = "tiny"  # tiny: the few-shot study; paper: the proportions of the published training, random weights
-    prompts: int = 8  # prompts a step
-    group: int = 8  # G, completions a prompt
-    beta: float = 0.04  # weight of the KL divergence; 0 for no reference model
-    frozen_vision: bool = False  # whether the vision tower keeps its weights
-    threads: int = 2  # CPU threads
-
-
+# %% ../nbs/18_benchmark.ipynb #c011
 PAPER_PIXELS = (512, 256)  # width and height: 512 visual tokens of 16 x 16 pixels
 PAPER_TOKENS = 700  # of a prompt, visual ones included
 PAPER_REPLY = 80  # tokens of a completion
 
-# %% ../nbs/18_benchmark.ipynb #c009
+# %% ../nbs/18_benchmark.ipynb #c013
 def _wide_model(folder: Path) -> str:
     """A folder with a randomly initialised model of about 34 million parameters that takes larger pictures."""
     if not (folder / "config.json").exists():
         processor = models.load(models.tiny_folder())[1]
         wide = models.tiny_vlm(processor.tokenizer, width=512, layers=8, vision_width=256, vision_layers=8)
-        wide.generation_config.eos_token_id = None  # completions end at their limit
         wide.save_pretrained(folder)
         processor.image_processor.size = {"shortest_edge": 1024, "longest_edge": PAPER_PIXELS[0] * PAPER_PIXELS[1]}
         processor.save_pretrained(folder)
     return str(folder)
 
-
+# %% ../nbs/18_benchmark.ipynb #c015
 def _long_rows(processor: ProcessorMixin, count: int) -> datasets.Dataset:
     """Few-shot rows with larger pictures and prompts filled up to their length."""
     def longer(row: dict) -> dict:
@@ -87,7 +74,18 @@ def _long_rows(processor: ProcessorMixin, count: int) -> datasets.Dataset:
 
     return miniature.few_shot_rows(1, seed=0).select(range(count)).map(longer, load_from_cache_file=False)
 
-# %% ../nbs/18_benchmark.ipynb #c011
+# %% ../nbs/18_benchmark.ipynb #c018
+def _fill_up(trainer: GRPOTrainer) -> None:
+    """Make every completion of a trainer as long as it may be, after it was drawn."""
+    sampler, limit = trainer._generate_single_turn, trainer.max_completion_length
+
+    def filled(*place):
+        ids, logps = sampler(*place)
+        return [row + [100] * (limit - len(row)) for row in ids], logps
+
+    trainer._generate_single_turn = filled
+
+# %% ../nbs/18_benchmark.ipynb #c021
 def _start(work: Workload, folder: Path) -> tuple[PreTrainedModel, ProcessorMixin, datasets.Dataset]:
     """A fresh model, its processor, and rows."""
     paper = work.shape == "paper"
@@ -96,7 +94,7 @@ def _start(work: Workload, folder: Path) -> tuple[PreTrainedModel, ProcessorMixi
         model.model.visual.requires_grad_(False)
     return model, processor, _long_rows(processor, 8) if paper else miniature.few_shot_rows(4, seed=0)
 
-
+# %% ../nbs/18_benchmark.ipynb #c022
 def trainer_for(
     way: str,  # shared, trl or reference
     work: Workload,  # what a step has to do
@@ -108,12 +106,14 @@ def trainer_for(
                             max_completion_length=PAPER_REPLY if work.shape == "paper" else 128)
     trainer = WAYS[way](model=model, processing_class=processor, train_dataset=chat_rows(rows),
                         args=grpo_config(settings, folder / way), reward_funcs=list(REWARD_SETS["robust"]["detection"]))
+    if work.shape == "paper":
+        _fill_up(trainer)
     trainer.create_optimizer_and_scheduler(10**6)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
     return trainer
 
-# %% ../nbs/18_benchmark.ipynb #c012
+# %% ../nbs/18_benchmark.ipynb #c023
 def forever(trainer: GRPOTrainer) -> Iterator[list[dict]]:
     """The batches of a trainer, again and again."""
     while True:
@@ -125,7 +125,7 @@ def synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
-# %% ../nbs/18_benchmark.ipynb #c014
+# %% ../nbs/18_benchmark.ipynb #c026
 def timed_step(
     trainer: GRPOTrainer,  # from `trainer_for`
     batch: list[dict],  # rows, each `group` times
@@ -148,12 +148,12 @@ def timed_step(
     length = inputs["completion_mask"].sum(1).float().mean().item()
     return dict(step=marks[-1] - marks[0], rollout=rollout, training=training, update=update, tokens=length)
 
-# %% ../nbs/18_benchmark.ipynb #c017
+# %% ../nbs/18_benchmark.ipynb #c029
 def compare_steps(
     work: Workload,  # what a step has to do
     rounds: int = 7,  # timed rounds after the first, which does not count
     ways: Sequence[str] = tuple(WAYS),  # which to compare
-    folder: Path = Path("runs/bench"),  # for whatever trainers write
+    folder: Path = Path("runs/bench"),  # for what trainers write
 ) -> dict[str, list[dict[str, float]]]:
     """For every way, the seconds of each part in each round."""
     torch.set_num_threads(work.threads)
@@ -166,14 +166,14 @@ def compare_steps(
             found[way].append(timed_step(trainers[way], next(sources[way]), number))
     return {way: steps[1:] for way, steps in found.items()}
 
-# %% ../nbs/18_benchmark.ipynb #c018
+# %% ../nbs/18_benchmark.ipynb #c030
 def medians(
     steps: list[dict[str, float]],  # of one way
 ) -> dict[str, float]:
     """The median over the rounds of each part."""
     return {part: statistics.median(step[part] for step in steps) for part in steps[0]}
 
-
+# %% ../nbs/18_benchmark.ipynb #c033
 def speedups(
     found: dict[str, list[dict[str, float]]],  # from `compare_steps`, `shared` among the ways
     part: str = "step",  # step, rollout, training or update
@@ -183,33 +183,36 @@ def speedups(
               for way, steps in found.items() if way != "shared"}
     return {way: round(statistics.median(values), 2) for way, values in ratios.items()}
 
-# %% ../nbs/18_benchmark.ipynb #c023
-def _resident() -> int:
-    """Bytes of memory that this process has in use now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+# %% ../nbs/18_benchmark.ipynb #c039
+def _status(entry: str) -> int:
+    """Bytes of memory of this process as Linux counts them: VmRSS in use now, VmHWM the most since the last reset."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(entry))) * 1024
 
+# %% ../nbs/18_benchmark.ipynb #c040
+def _forget_peak() -> None:
+    """Start counting the peak anew."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
-def _peak() -> int:
-    """The most bytes that this process has had in use."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
+# %% ../nbs/18_benchmark.ipynb #c043
 def training_memory(
     way: str,  # shared, trl or reference
     work: Workload,  # what a step has to do
     folder: Path,  # for whatever a trainer writes
 ) -> int:
-    """Bytes that one training pass takes at its peak, in a process that has done nothing else."""
+    """Bytes that one training pass takes at its peak, in a process that has done nothing else; Linux or a GPU."""
     torch.set_num_threads(work.threads)
     trainer = trainer_for(way, replace(work, beta=0.0), folder)
-    inputs = _forced_batch(trainer, next(forever(trainer)))
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if torch.cuda.is_available() else _resident()
+    inputs, gpu = _forced_batch(trainer, next(forever(trainer))), torch.cuda.is_available()
+    _forget_peak()
+    before = torch.cuda.memory_allocated() if gpu else _status("VmRSS")
     trainer.compute_loss(trainer.model, inputs).backward()
-    return (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak()) - before
+    return (torch.cuda.max_memory_allocated() if gpu else _status("VmHWM")) - before
 
-# %% ../nbs/18_benchmark.ipynb #c025
+# %% ../nbs/18_benchmark.ipynb #c045
 def _forced_batch(trainer: GRPOTrainer, batch: list[dict]) -> dict:
     """A scored batch whose completions are random tokens: nothing has been sampled."""
     length, random = trainer.max_completion_length, torch.Generator().manual_seed(0)
@@ -219,7 +222,7 @@ def _forced_batch(trainer: GRPOTrainer, batch: list[dict]) -> dict:
     trainer._generate_single_turn = sampler
     return inputs | dict(advantages=torch.linspace(-1, 1, len(batch), device=inputs["advantages"].device))
 
-# %% ../nbs/18_benchmark.ipynb #c027
+# %% ../nbs/18_benchmark.ipynb #c047
 _MEMORY = """import json, sys
 from pathlib import Path
 from visual_rft.benchmark import Workload, training_memory
@@ -229,26 +232,26 @@ print(training_memory(sys.argv[1], Workload(**json.loads(sys.argv[2])), Path(sys
 def compare_memory(
     work: Workload,  # what a step has to do
     ways: Sequence[str] = tuple(WAYS),  # which to compare
-    folder: Path = Path("runs/bench"),  # for whatever trainers write
+    folder: Path = Path("runs/bench"),  # for what trainers write
 ) -> dict[str, int]:
     """For every way, the bytes that its training pass takes at its peak, each measured in a process of its own."""
     if work.shape == "paper":
         _wide_model(folder / "wide")
     found = {}
     for way in ways:
-        command = [sys.executable, "-c", _MEMORY, way, json.dumps(vars(work)), str(folder)]
+        command = [sys.executable, "-c", _MEMORY, way, json.dumps(asdict(work)), str(folder)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"measuring the memory of {way} failed: {done.stderr[-500:]}")
         found[way] = int(done.stdout.split()[-1])
     return found
 
-# %% ../nbs/18_benchmark.ipynb #c030
+# %% ../nbs/18_benchmark.ipynb #c051
 def compare_groups(
     work: Workload,  # its group is replaced
     groups: Sequence[int] = (4, 8, 16, 32),  # G
     rounds: int = 5,  # timed rounds for each
-    folder: Path = Path("runs/bench"),  # for whatever trainers write
+    folder: Path = Path("runs/bench"),  # for what trainers write
 ) -> dict[str, list[float]]:
     """Median seconds of a step for each group size, ours and TRL's."""
     found = {"shared": [], "trl": []}
@@ -258,7 +261,7 @@ def compare_groups(
             found[way].append(medians(each)["step"])
     return found
 
-# %% ../nbs/18_benchmark.ipynb #c033
+# %% ../nbs/18_benchmark.ipynb #c054
 def bench(
     what: str,  # step, rollout, memory or groups
     work: Workload,  # what a step has to do
@@ -269,47 +272,51 @@ def bench(
     """Measure, and record where a folder is given; the names of the results end in what they are compared with."""
     if what not in MEASURES:
         raise ValueError(f"there is no benchmark {what!r}; expected one of {', '.join(MEASURES)}")
-    config = dict(vars(work), task=f"bench-{what}", method="grpo", model=work.shape, shots=4, seed=0, rounds=rounds)
-    if not folder:
-        return MEASURES[what](work, rounds)
-    place = start_run(folder, config | dict(command=command))
-    if not (place / "summary.json").exists():
-        write_json(place / "summary.json", MEASURES[what](work, rounds))
-    return read_json(place / "summary.json")
+    if work.shape not in ("tiny", "paper"):
+        raise ValueError(f"the shape is tiny or paper, not {work.shape!r}")
+    config = dict(asdict(work), task=f"bench-{what}", method="grpo", model=work.shape, shots=4, seed=0, rounds=rounds)
+    place = start_run(folder, config | dict(command=command)) if folder else None
+    if place and (place / "summary.json").exists():
+        return read_json(place / "summary.json")
+    with tempfile.TemporaryDirectory() as scratch:
+        result = MEASURES[what](work, rounds, Path(scratch))
+    if place:
+        write_json(place / "summary.json", result)
+    return result
 
-# %% ../nbs/18_benchmark.ipynb #c034
-def _bench_parts(work: Workload, rounds: int, parts: Sequence[str]) -> dict:
+# %% ../nbs/18_benchmark.ipynb #c055
+def _bench_parts(work: Workload, rounds: int, folder: Path, parts: Sequence[str]) -> dict:
     """Speed-ups of parts of a step, and the medians behind them."""
-    found = compare_steps(work, rounds)
+    found = compare_steps(work, rounds, folder=folder)
     ratios = {part: speedups(found, part) for part in parts}
     first = {f"speedup_over_{way}": value for way, value in ratios[parts[0]].items()}
     more = {f"{part}_speedup_over_{way}": value for part in parts[1:] for way, value in ratios[part].items()}
     return first | more | {"seconds": {way: medians(steps) for way, steps in found.items()}, "rounds": found}
 
-
-def _bench_memory(work: Workload, rounds: int) -> dict:
+# %% ../nbs/18_benchmark.ipynb #c057
+def _bench_memory(work: Workload, rounds: int, folder: Path) -> dict:
     """Shares of the memory of the other ways that ours takes, and the bytes behind them."""
-    found = compare_memory(work)
+    found = compare_memory(work, folder=folder)
     shares = {f"share_of_{way}": round(found["shared"] / size, 3) for way, size in found.items() if way != "shared"}
     return shares | {"bytes": found}
 
-
-def _bench_groups(work: Workload, rounds: int) -> dict:
+# %% ../nbs/18_benchmark.ipynb #c058
+def _bench_groups(work: Workload, rounds: int, folder: Path) -> dict:
     """How the time of a step grows from the smallest group to the largest."""
     groups = (4, 8, 16, 32)
-    found = compare_groups(work, groups, rounds)
+    found = compare_groups(work, groups, rounds, folder)
     growth = {f"growth_{way}": round(values[-1] / values[0], 2) for way, values in found.items()}
     return growth | {"groups": list(groups), "seconds": found}
 
-# %% ../nbs/18_benchmark.ipynb #c035
+# %% ../nbs/18_benchmark.ipynb #c059
 MEASURES = {
-    "step": lambda work, rounds: _bench_parts(work, rounds, ("step", "training", "rollout")),
-    "rollout": lambda work, rounds: _bench_parts(work, rounds, ("rollout",)),
+    "step": lambda *place: _bench_parts(*place, ("step", "training", "rollout")),
+    "rollout": lambda *place: _bench_parts(*place, ("rollout",)),
     "memory": _bench_memory,
     "groups": _bench_groups,
 }
 
-
+# %% ../nbs/18_benchmark.ipynb #c061
 def bench_table(
     result: dict,  # from `bench`
 ) -> str:
