@@ -54,6 +54,7 @@ class GRPOSettings:
     max_completion_length: int = knob(128, "tokens")
     loss: str = knob("dapo", "TRL's loss_type: grpo, dr_grpo, dapo, bnpo, ...")
     scale: str = knob("group", "TRL's scale_rewards: group, batch or none")
+    combine: str = knob("sum_then_normalize", "several rewards: sum_then_normalize (GRPO) or normalize_then_sum (GDPO)")
     rewards: str = knob("robust", "a named set of reward functions")
     seed: int = knob(0, "of sampling and of the order of prompts")
     save_every: int = knob(50, "steps between checkpoints")

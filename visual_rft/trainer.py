@@ -248,7 +248,7 @@ def grpo_config(settings: GRPOSettings, folder: str | Path) -> GRPOConfig:
         max_completion_length=settings.max_completion_length, loss_type=settings.loss, scale_rewards=settings.scale,
         seed=settings.seed, save_steps=settings.save_every, save_total_limit=1, logging_steps=1, use_cpu=cpu,
         bf16=not cpu, gradient_checkpointing=False, report_to="none", disable_tqdm=True, adam_beta2=0.99,
-        optim="adamw_torch",
+        optim="adamw_torch", multi_objective_aggregation=settings.combine, use_bias_correction_kl=False,
     )
 
 # %% ../nbs/12_trainer.ipynb #c061
