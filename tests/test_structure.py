@@ -15,6 +15,7 @@ FLOORS = [
     ["shaping"],
     ["data"],
     ["miniature"],
+    ["studies"],
     ["records"],
     ["models"],
     ["pretraining", "rollouts", "grpo"],
