@@ -76,9 +76,8 @@ class SFTSettings:
 class CompareSettings:
     """The knobs of the few-shot study: the same start, the same few pictures, two ways to learn from them."""
 
-    study: str = knob("few-shot-detection", "what is learnt: a name of STUDIES")
     model: str = knob("", "folder or hub name of the start; the shipped tiny VLM when empty")
-    categories: tuple[str, ...] = knob((), "what to find, few-shot detection only; the eight few-shot categories when empty")
+    categories: tuple[str, ...] = knob((), "what to find; the eight few-shot categories when empty")
     shots: int = knob(4, "training pictures a category")
     seed: int = knob(0, "of the training pictures and of both trainings")
     test_scenes: int = knob(200, "unseen pictures with the category")
