@@ -23,6 +23,7 @@ FLOORS = [
     ["trainer"],
     ["sft", "evaluation"],
     ["experiments", "benchmark"],
+    ["reproduce"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

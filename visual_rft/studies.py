@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 
 from . import data
-from .miniature import BASE, FEW_SHOT, NOVEL, Scene, Sprite, asset_path, benchmark, detection_rows
+from .miniature import BASE, FEW_SHOT, Scene, Sprite, asset_path, benchmark, detection_rows
 from .miniature import detection_scenes, draw_scene, few_shot_rows, find_sprites, random_scene, single_rows
 from .miniature import sprites_by_label, test_rows, validation_rows
 
