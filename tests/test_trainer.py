@@ -132,6 +132,18 @@ def test_every_family_equals_trl_and_so_does_the_reference(tiny, rows, tmp_path,
     assert (plain - place["ref_per_token_logps"]).abs().max() < 1e-6
 
 
+def test_bfloat16_is_as_near_as_trls(tiny_one, rows, tmp_path) -> None:
+    """Under autocast both ways leave the exact gradient by rounding, and ours not further than TRL's."""
+    kinds = dict(exact=(GRPOTrainer, False), ours=(VisualGRPOTrainer, True), trl=(GRPOTrainer, True))
+    trainers = {name: build(kind, tiny_one, rows, tmp_path, bf16=half) for name, (kind, half) in kinds.items()}
+    for trainer in trainers.values():
+        trainer.model.float()
+    inputs = batches(trainers["exact"])
+    found = {name: gradients(trainer, inputs) for name, trainer in trainers.items()}
+    ours, trl = (largest_gap(found[name], found["exact"]) for name in ("ours", "trl"))
+    assert 1e-4 < ours < 2 * trl and ours < 0.5
+
+
 def patches_seen(trainer, run) -> int:
     """How many patches go through the vision tower meanwhile."""
     seen = []
