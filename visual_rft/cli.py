@@ -216,7 +216,8 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench = commands.add_parser("bench", help="time training steps: ours, TRL's, and the way of the published code")
     bench.set_defaults(run=_bench)
     bench.add_argument("what", choices=("step", "rollout", "memory", "groups", "profile"),
-                       help="whole steps; sampling alone; memory of the training pass; steps in growing groups")
+                       help="whole steps; all before the training pass; memory of the training pass; "
+                            "steps in growing groups; the training pass against matrix products")
     _dataclass_options(bench, Workload, skip=("frozen_vision",))
     bench.add_argument("--frozen-vision", action="store_true", help="keep the weights of the vision tower")
     bench.add_argument("--rounds", type=_positive, default=7, metavar="N", help="timed rounds (default: %(default)s)")
