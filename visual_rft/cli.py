@@ -46,14 +46,15 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 # %% ../nbs/19_cli.ipynb #c011
-def _dataclass_options(parser: argparse.ArgumentParser, kind: type, skip: Sequence[str] = ()) -> None:
-    """One option for every field of a settings class, with its default."""
+def _dataclass_options(parser: argparse.ArgumentParser, kind: type) -> None:
+    """One option for every field of a settings class, with its default; a yes-or-no field is a switch."""
     for item in fields(kind):
-        if item.name not in skip:
-            value = item.default
-            meaning = f"{item.metadata['help']} (default: {value!r})".replace("%", "%%")  # argparse fills in %(...)s
-            parser.add_argument(f"--{item.name.replace('_', '-')}", type=type(value), default=value,
-                                metavar=type(value).__name__.upper(), help=meaning)
+        name, value, meaning = f"--{item.name.replace('_', '-')}", item.default, item.metadata["help"]
+        if value is False:
+            parser.add_argument(name, action="store_true", help=meaning)
+            continue
+        meaning = f"{meaning} (default: {value!r})".replace("%", "%%")  # argparse fills in %(...)s
+        parser.add_argument(name, type=type(value), default=value, metavar=type(value).__name__.upper(), help=meaning)
 
 
 def _settings(kind: type, arguments: argparse.Namespace, **more: object) -> object:
@@ -218,8 +219,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench.add_argument("what", choices=("step", "rollout", "memory", "groups", "profile"),
                        help="whole steps; all before the training pass; memory of the training pass; "
                             "steps in growing groups; the training pass against matrix products")
-    _dataclass_options(bench, Workload, skip=("frozen_vision",))
-    bench.add_argument("--frozen-vision", action="store_true", help="keep the weights of the vision tower")
+    _dataclass_options(bench, Workload)
     bench.add_argument("--rounds", type=_positive, default=7, metavar="N", help="timed rounds (default: %(default)s)")
     bench.add_argument("--json", action="store_true", help="everything that was measured, as JSON")
     bench.add_argument("--out", default="", metavar="FOLDER", help="keep a run record there")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .drawing import draw_boxes
 from .evaluation import answer_rows, score_rows
 from .parsing import parse_detection
 from .records import read_json, read_log, start_run, write_json, write_text
+from .rewards import Reward
 from .settings import CompareSettings, GRPOSettings, SFTSettings
 from .sft import train_sft
 from .trainer import train_grpo
@@ -32,16 +34,20 @@ __all__ = ['COLUMNS', 'open_model', 'weights_hash', 'data_hash', 'test_set', 'fi
            'evaluate', 'table', 'before_after', 'compare']
 
 # %% ../nbs/15_experiments.ipynb #c009
+def _place(name: str) -> str:
+    """The folder of a shipped model; any other name as it is."""
+    return models.tiny_folder(name or "tiny-vlm") if name in ("", *models.SHIPPED) else name
+
+
 def open_model(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A model and its processor by folder or hub name; the shipped tiny VLM for an empty name."""
-    return models.load(name or models.tiny_folder())
+    """A model and its processor by shipped name, folder or hub name; the tiny VLM for an empty name."""
+    return models.load(_place(name))
 
 
 def weights_hash(name: str) -> str:
     """A short sha256 of the weights of a model in a folder; empty for a name on the hub, which names its version."""
-    weights = Path(name or models.tiny_folder()) / "model.safetensors"
+    weights = Path(_place(name)) / "model.safetensors"
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
-
 
 # %% ../nbs/15_experiments.ipynb #c015
 def data_hash(rows: datasets.Dataset) -> str:
@@ -58,25 +64,39 @@ def test_set(settings: CompareSettings, thinking: bool = True) -> datasets.Datas
     return miniature.test_rows(categories, settings.test_scenes, settings.test_negatives, thinking)
 
 # %% ../nbs/15_experiments.ipynb #c024
+def _train(
+    method: str, start: str, rows: datasets.Dataset, settings: SFTSettings | GRPOSettings, folder: Path,
+    rewards: Sequence[Reward] | None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Train from the newest checkpoint on, and write the result; adapters are merged into the weights."""
+    model, processor = open_model(start)
+    model = models.adapt(model, settings.lora_rank, settings.frozen_vision)
+    more = dict(rewards=rewards) if method == "grpo" else {}
+    model = {"sft": train_sft, "grpo": train_grpo}[method](model, processor, rows, folder, settings, **more)
+    model = model.merge_and_unload() if settings.lora_rank else model
+    processor.save_pretrained(folder / "model")
+    model.save_pretrained(folder / "model")
+    return model, processor
+
+# %% ../nbs/15_experiments.ipynb #c024b
 def fine_tune(
     method: str,  # sft or grpo
-    start: str,  # folder or hub name; the shipped tiny VLM when empty
+    start: str,  # a shipped name, folder or hub name; the tiny VLM when empty
     rows: datasets.Dataset,  # training rows
     settings: SFTSettings | GRPOSettings,  # of the method
     folder: str | Path,  # resumes what it finds there; the result is in its folder `model`
     command: str = "",  # the command line, for the record
+    rewards: Sequence[Reward] | None = None,  # of GRPO, instead of the named set
     **details: object,  # further entries of config.json
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Fine-tune once, with a full record; a finished run is loaded, a broken one goes on from its last checkpoint."""
     config = dict(task=rows["task"][0], method=method, model=start or "tiny-vlm", rows=len(rows))
-    config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=asdict(settings), command=command) | details
-    folder = start_run(folder, config)
+    config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=asdict(settings), command=command)
+    own = dict(rewards=[reward.__name__ for reward in rewards]) if rewards else {}
+    folder = start_run(folder, config | own | details)
     if (folder / "model" / "model.safetensors").is_file():
         return models.load(str(folder / "model"))
-    model, processor = open_model(start)
-    model = {"sft": train_sft, "grpo": train_grpo}[method](model, processor, rows, folder, settings)
-    processor.save_pretrained(folder / "model")
-    model.save_pretrained(folder / "model")
+    model, processor = _train(method, start, rows, settings, folder, rewards)
     for checkpoint in folder.glob("checkpoint-*"):  # the trained model is written, its way there is no longer needed
         shutil.rmtree(checkpoint)
     return model, processor

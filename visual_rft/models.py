@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, PreTrainedTokenizerFast
@@ -20,8 +21,8 @@ from transformers import Qwen3VLVideoProcessor
 from .miniature import asset_path
 
 # %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'PATCH', 'MERGE', 'FAMILIES', 'train_tokenizer', 'tiny_processor', 'tiny_vlm',
-           'load', 'tiny_folder']
+__all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'PATCH', 'MERGE', 'FAMILIES', 'SHIPPED', 'LORA_TARGETS', 'train_tokenizer',
+           'tiny_processor', 'tiny_vlm', 'load', 'tiny_folder', 'adapt']
 
 # %% ../nbs/08_models.ipynb #c006
 SPECIAL_TOKENS = (
@@ -181,6 +182,30 @@ def load(
     return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True), processor
 
 # %% ../nbs/08_models.ipynb #c065
-def tiny_folder() -> str:
-    """The folder of the tiny VLM that ships with the package."""
-    return str(asset_path("tiny-vlm"))
+SHIPPED = ("tiny-vlm", "tiny-vlm-reader")
+
+
+def tiny_folder(
+    name: str = "tiny-vlm",  # one of SHIPPED
+) -> str:
+    """The folder of a tiny VLM that ships with the package; raises ValueError for another name."""
+    if name not in SHIPPED:
+        raise ValueError(f"unknown shipped model {name!r}; expected one of {', '.join(SHIPPED)}")
+    return str(asset_path(name))
+
+# %% ../nbs/08_models.ipynb #c066b
+LORA_TARGETS = r".*\.language_model\..*_proj"  # attention and feed-forward layers of the language model, in every family
+
+
+def adapt(
+    model: PreTrainedModel,  # changed in place
+    lora_rank: int = 0,  # of adapters in the language model; 0 for none
+    frozen_vision: bool = False,  # keep the weights of the vision tower; adapters do so anyway
+) -> PreTrainedModel | PeftModel:
+    """Choose what training changes: adapters (arXiv 2106.09685), all but the vision tower, or every weight."""
+    if lora_rank:
+        config = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+        return get_peft_model(model, config)
+    for name, weights in model.named_parameters():
+        weights.requires_grad_(not (frozen_vision and ".visual." in name))
+    return model

@@ -65,8 +65,8 @@ def train_arm(
 ) -> float:
     """Fine-tune one arm, unless that is done; its score on the validation rows."""
     study, thinking = find_study(plan.study), method == "grpo"
-    settings = replace(plan.grpo if thinking else plan.sft, seed=seed)
-    model, processor = fine_tune(method, "", study.train(shots, seed, thinking), settings, folder, command,
+    settings = replace(plan.grpo, **study.grpo, seed=seed) if thinking else replace(plan.sft, seed=seed)
+    model, processor = fine_tune(method, study.start, study.train(shots, seed, thinking), settings, folder, command,
                                  **_details(plan, shots, seed, thinking))
     return score_once(model, processor, study.validation(thinking), folder / "validation")[study.metric]
 
@@ -92,13 +92,13 @@ def score_start(
     command: str = "",  # the command line, for the record
 ) -> dict[str, dict]:
     """The scores of the start, asked to think and asked plainly."""
-    model, processor = open_model("")
-    found = {}
+    study, found = find_study(plan.study), {}
+    model, processor = open_model(study.start)
     for arm, thinking in (("start", True), ("start, plain question", False)):
         place = folder / ("start" if thinking else "start-plain")
-        start_run(place, dict(task=plan.study, method="base", model="tiny-vlm", model_hash=weights_hash(""),
+        start_run(place, dict(task=plan.study, method="base", model=study.start, model_hash=weights_hash(study.start),
                               command=command, **_details(plan, 0, 0, thinking)))
-        found[arm] = score_model(find_study(plan.study), model, processor, thinking, place)
+        found[arm] = score_model(study, model, processor, thinking, place)
     return found
 
 # %% ../nbs/15a_reproduce.ipynb #c027

@@ -58,6 +58,8 @@ class GRPOSettings:
     rewards: str = knob("robust", "a named set of reward functions")
     seed: int = knob(0, "of sampling and of the order of prompts")
     save_every: int = knob(50, "steps between checkpoints")
+    lora_rank: int = knob(0, "of adapters in the language model, which alone are trained then; 0 for none")
+    frozen_vision: bool = knob(False, "keep the weights of the vision tower")
 
 # %% ../nbs/05a_settings.ipynb #c023
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class SFTSettings:
     warmup: int = knob(5, "steps")
     seed: int = knob(0, "of the order of rows")
     save_every: int = knob(50, "steps between checkpoints")
+    lora_rank: int = knob(0, "of adapters in the language model, which alone are trained then; 0 for none")
+    frozen_vision: bool = knob(False, "keep the weights of the vision tower")
 
 # %% ../nbs/05a_settings.ipynb #c026
 @dataclass(frozen=True)

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
 
-from . import data
+from . import data, prompts
 from .miniature import BASE, FEW_SHOT, Scene, Sprite, asset_path, benchmark, detection_rows
 from .miniature import detection_scenes, draw_scene, few_shot_rows, find_sprites, random_scene, single_rows
 from .miniature import sprites_by_label, test_rows, validation_rows
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'UNSEEN_QUESTIONS', 'TRAINED_QUESTIONS', 'Rows', 'STUDIES', 'artist_rows', 'unseen_artist_rows',
-           'rare_scenes', 'rare_rows', 'base_rows', 'Question', 'question_scene', 'question_rows', 'Study']
+           'rare_scenes', 'rare_rows', 'base_rows', 'Question', 'question_scene', 'question_rows', 'reading_rows',
+           'Study']
 
 # %% ../nbs/07b_studies.ipynb #c006
 def _one_each(groups: dict[str, tuple[Sprite, ...]], number: int) -> dict[str, tuple[Sprite, ...]]:
@@ -131,6 +132,26 @@ def question_rows(
         rows.append(data.grounding_row(scene.image, question.text, answer, scene.boxes(answer)[0], thinking))
     return data.dataset(rows)
 
+# %% ../nbs/07b_studies.ipynb #c025b
+def _reading_row(number: int, random: np.random.RandomState) -> dict:
+    """One row of the lesson: an object that is named, after a question that has nothing to do with it."""
+    scene, name = question_scene(TRAINED_QUESTIONS[random.randint(len(TRAINED_QUESTIONS))], random.randint(2**31), ("train",))
+    noise = TRAINED_QUESTIONS[random.randint(len(TRAINED_QUESTIONS))].text
+    hint = f"the {name}." if random.randint(4) == 0 else f"{noise} It is the {name}."
+    thinking, box = number % 2 == 0, scene.boxes(name)[0]
+    seen = "I see " + ", ".join(label for label, _ in scene.objects) + "." if thinking else None
+    row = data.grounding_row(scene.image, hint, name, box, thinking)
+    return row | dict(solution=prompts.completion(prompts.grounding_answer(box), seen))
+
+
+def reading_rows(
+    count: int = 1600,  # rows
+    seed: int = 0,  # of everything
+) -> datasets.Dataset:
+    """The lesson before reasoning grounding: find what the prompt names, with or without thinking."""
+    random = np.random.RandomState([84, seed])
+    return data.dataset(_reading_row(number, random) for number in range(count))
+
 # %% ../nbs/07b_studies.ipynb #c027
 Rows = Callable[..., datasets.Dataset]
 
@@ -145,6 +166,8 @@ class Study:
     validation: Rows  # (thinking) -> rows on which learning rates are chosen
     tests: dict[str, Rows]  # name -> (thinking) -> test rows; the first is the main one
     shots: tuple[int, ...]  # that the full table has
+    start: str = "tiny-vlm"  # the shipped model that both methods start from
+    grpo: dict[str, object] = field(default_factory=dict)  # settings of GRPO that differ from the defaults
 
 # %% ../nbs/07b_studies.ipynb #c029
 _DETECTION = Study(
@@ -167,7 +190,7 @@ _CLASSIFICATION = Study(
     "fine-grained classification", "accuracy", artist_rows,
     lambda thinking: artist_rows(1, 1000, thinking),
     {"unseen artists": unseen_artist_rows},
-    (1, 2, 4, 8, 16),
+    (1, 2, 4, 8, 16), grpo=dict(temperature=2.0),
 )
 _GROUNDING = Study(
     "reasoning grounding", "mean_iou",
@@ -175,7 +198,7 @@ _GROUNDING = Study(
     lambda thinking: question_rows(TRAINED_QUESTIONS, 1, 1000, thinking=thinking),
     {"known questions": lambda thinking: question_rows(TRAINED_QUESTIONS, 4, 0, True, thinking),
      "unseen questions": lambda thinking: question_rows(UNSEEN_QUESTIONS, 8, 0, True, thinking)},
-    (1, 2, 4),
+    (1, 2, 4), start="tiny-vlm-reader",
 )
 STUDIES = {"few-shot-detection": _DETECTION, "open-vocabulary": _OPEN,
            "few-shot-classification": _CLASSIFICATION, "reasoning-grounding": _GROUNDING}

@@ -284,11 +284,11 @@ def train_grpo(
     rewards: Sequence[Reward] | None = None,  # instead of the named set
 ) -> PreTrainedModel:
     """Reinforcement fine-tuning of a VLM by GRPO with rewards that a rule can check."""
-    task = rows["task"][0]
+    paid = list(rewards or REWARD_SETS[settings.rewards][rows["task"][0]])
+    own = {f"rewards/{reward.__name__}/mean": reward.__name__ for reward in paid}
     trainer = VisualGRPOTrainer(
         model=model, processing_class=processor, train_dataset=chat_rows(rows), args=grpo_config(settings, folder),
-        reward_funcs=list(rewards or REWARD_SETS[settings.rewards][task]),
-        callbacks=[RecordCallback(folder, "GRPO", GRPO_COLUMNS)],
+        reward_funcs=paid, callbacks=[RecordCallback(folder, "GRPO", own | GRPO_COLUMNS)],
     )
     run_trainer(trainer, folder)
     return model
