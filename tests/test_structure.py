@@ -21,9 +21,10 @@ FLOORS = [
     ["pretraining", "rollouts", "grpo"],
     ["packing"],
     ["trainer"],
-    ["sft", "evaluation"],
+    ["sft", "evaluation", "figures"],
     ["experiments", "benchmark"],
     ["reproduce"],
+    ["ablations"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

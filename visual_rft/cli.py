@@ -151,13 +151,20 @@ def _shots(text: str) -> tuple[int, ...]:
 
 # %% ../nbs/19_cli.ipynb #c022e
 def _reproduce(arguments: argparse.Namespace, command: str) -> None:
-    """Run a table of the paper in miniature."""
+    """Run a table of the paper in miniature, or the ablations."""
+    import torch
+
+    from visual_rft.ablations import run_ablations
     from visual_rft.reproduce import Plan, reproduce
 
-    steps = arguments.steps
+    steps, folder = arguments.steps, arguments.out or f"runs/studies/{arguments.table}"
+    torch.set_num_threads(arguments.threads)
+    if arguments.table == "ablations":
+        print(run_ablations(folder, arguments.seeds, arguments.arms, command, steps))
+        return
     plan = Plan(arguments.table, arguments.seeds, arguments.shots, replace(SFTSettings(), steps=steps),
                 grpo=replace(GRPOSettings(), steps=steps), threads=arguments.threads)
-    print(reproduce(plan, arguments.out or f"runs/studies/{arguments.table}", command, arguments.keep))
+    print(reproduce(plan, folder, command, arguments.keep))
 
 # %% ../nbs/19_cli.ipynb #c024
 def _add_compare(commands: argparse._SubParsersAction) -> None:
@@ -230,10 +237,11 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     table = commands.add_parser("reproduce", help="a table of the paper in miniature: all shots, several seeds")
     table.set_defaults(run=_reproduce)
     add, default = table.add_argument, "default: %(default)s"
-    add("table", metavar="TABLE", help="few-shot-detection, open-vocabulary, few-shot-classification or "
-                                       "reasoning-grounding")
+    add("table", metavar="TABLE", help="few-shot-detection, open-vocabulary, few-shot-classification, "
+                                       "reasoning-grounding or ablations")
     add("--seeds", type=_positive, default=3, metavar="N", help=default)
     add("--shots", type=_shots, default=(), metavar="A,B,…", help="default: those of the table")
+    add("--arms", type=_names, default=(), metavar="A,B,…", help="of the ablations (default: all)")
     add("--steps", type=_positive, default=GRPOSettings.steps, metavar="N", help=f"of both methods ({default})")
     add("--threads", type=_positive, default=1, metavar="N", help=f"CPU threads ({default})")
     add("--keep", action="store_true", help="keep the trained weights")

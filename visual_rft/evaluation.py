@@ -24,7 +24,7 @@ from .rewards import classification_accuracy, grounding_iou
 from .rollouts import Sampling, encode_prompts, sample
 
 # %% auto #0
-__all__ = ['score_detection', 'answer_rows', 'score_rows']
+__all__ = ['score_detection', 'answer_rows', 'read_completions', 'score_rows']
 
 # %% ../nbs/14_evaluation.ipynb #c016
 def _entry(box: tuple[float, ...], **more: float) -> dict:
@@ -126,6 +126,14 @@ def answer_rows(
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(text) + "\n" for text in new)
     return texts
+
+# %% ../nbs/14_evaluation.ipynb #c051b
+def read_completions(
+    folder: str | Path,  # of a test, with completions.jsonl
+) -> list[str]:
+    """What the model wrote in a recorded test, one text a row."""
+    lines = (Path(folder) / "completions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 # %% ../nbs/14_evaluation.ipynb #c053
 def score_rows(

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,9 +18,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from . import miniature, models
 from .data import load_rows
-from .drawing import draw_boxes
-from .evaluation import answer_rows, score_rows
-from .parsing import parse_detection
+from .evaluation import answer_rows, read_completions, score_rows
+from .figures import answers_figure
 from .records import read_json, read_log, start_run, write_json, write_text
 from .rewards import Reward
 from .settings import CompareSettings, GRPOSettings, SFTSettings
@@ -66,13 +63,12 @@ def test_set(settings: CompareSettings, thinking: bool = True) -> datasets.Datas
 # %% ../nbs/15_experiments.ipynb #c024
 def _train(
     method: str, start: str, rows: datasets.Dataset, settings: SFTSettings | GRPOSettings, folder: Path,
-    rewards: Sequence[Reward] | None
+    options: dict
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Train from the newest checkpoint on, and write the result; adapters are merged into the weights."""
     model, processor = open_model(start)
     model = models.adapt(model, settings.lora_rank, settings.frozen_vision)
-    more = dict(rewards=rewards) if method == "grpo" else {}
-    model = {"sft": train_sft, "grpo": train_grpo}[method](model, processor, rows, folder, settings, **more)
+    model = {"sft": train_sft, "grpo": train_grpo}[method](model, processor, rows, folder, settings, **options)
     model = model.merge_and_unload() if settings.lora_rank else model
     processor.save_pretrained(folder / "model")
     model.save_pretrained(folder / "model")
@@ -86,17 +82,19 @@ def fine_tune(
     settings: SFTSettings | GRPOSettings,  # of the method
     folder: str | Path,  # resumes what it finds there; the result is in its folder `model`
     command: str = "",  # the command line, for the record
-    rewards: Sequence[Reward] | None = None,  # of GRPO, instead of the named set
+    rewards: Sequence[Reward] = (),  # of GRPO, instead of the named set
+    watched: Sequence[Reward] = (),  # of GRPO, logged and not paid
     **details: object,  # further entries of config.json
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Fine-tune once, with a full record; a finished run is loaded, a broken one goes on from its last checkpoint."""
     config = dict(task=rows["task"][0], method=method, model=start or "tiny-vlm", rows=len(rows))
     config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=asdict(settings), command=command)
-    own = dict(rewards=[reward.__name__ for reward in rewards]) if rewards else {}
+    options = {name: given for name, given in dict(rewards=rewards, watched=watched).items() if given}
+    own = {name: [reward.__name__ for reward in given] for name, given in options.items()}
     folder = start_run(folder, config | own | details)
     if (folder / "model" / "model.safetensors").is_file():
         return models.load(str(folder / "model"))
-    model, processor = _train(method, start, rows, settings, folder, rewards)
+    model, processor = _train(method, start, rows, settings, folder, options)
     for checkpoint in folder.glob("checkpoint-*"):  # the trained model is written, its way there is no longer needed
         shutil.rmtree(checkpoint)
     return model, processor
@@ -157,18 +155,6 @@ def table(
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
-# %% ../nbs/15_experiments.ipynb #c050
-def _show_answer(axis: plt.Axes, row: dict, text: str, name: str) -> None:
-    """One test picture with true boxes, the boxes of one arm, and what it thought."""
-    parsed = parse_detection(text)
-    truth = [p.box for p in parse_detection(row["solution"], thinking=False).boxes]
-    stated = ["" if p.confidence is None else f"{p.confidence:.2f}" for p in parsed.boxes]
-    axis.imshow(draw_boxes(row["image"], truth, [p.box for p in parsed.boxes], stated))
-    axis.set_title(f"{name}: find every {row['category']}", fontsize=9)
-    thought = (parsed.thinking or parsed.answer or "").strip().replace("$", r"\$")
-    axis.set_xlabel(textwrap.fill(thought, 44), fontsize=7)
-    axis.set_xticks([]), axis.set_yticks([])
-
 # %% ../nbs/15_experiments.ipynb #c051
 def before_after(
     settings: CompareSettings,  # which test set
@@ -176,15 +162,11 @@ def before_after(
     path: Path,  # the figure, .png
     count: int = 4,  # pictures, where the test has as many
 ) -> Path:
-    """A figure: test pictures with the boxes of each arm, and what it thought."""
+    """A figure: the first test pictures with the boxes of each arm, and what it thought."""
     rows = test_set(settings)
-    count = min(count, len(rows))
-    figure, axes = plt.subplots(len(folders), count, figsize=(3.2 * count, 3.9 * len(folders)), squeeze=False)
-    for (name, folder), line in zip(folders.items(), axes):
-        completions = (folder / "completions.jsonl").read_text(encoding="utf-8").splitlines()
-        for row, text, axis in zip(rows, completions, line):
-            _show_answer(axis, row, json.loads(text), name)
-    figure.tight_layout()
+    rows = rows.select(range(min(count, len(rows))))
+    texts = {name: read_completions(folder)[:len(rows)] for name, folder in folders.items()}
+    figure = answers_figure(rows, texts)
     figure.savefig(path, dpi=100)
     plt.close(figure)
     return path

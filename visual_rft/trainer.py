@@ -282,13 +282,17 @@ def train_grpo(
     folder: str | Path,  # checkpoints and metrics.csv; resumes when it holds a checkpoint
     settings: GRPOSettings = GRPOSettings(),  # every knob
     rewards: Sequence[Reward] | None = None,  # instead of the named set
+    watched: Sequence[Reward] = (),  # logged as watched_NAME, not paid
 ) -> PreTrainedModel:
     """Reinforcement fine-tuning of a VLM by GRPO with rewards that a rule can check."""
     paid = list(rewards or REWARD_SETS[settings.rewards][rows["task"][0]])
-    own = {f"rewards/{reward.__name__}/mean": reward.__name__ for reward in paid}
+    args = grpo_config(settings, folder)
+    args.reward_weights = [1.0] * len(paid) + [0.0] * len(watched)
+    columns = {f"rewards/{reward.__name__}/mean": reward.__name__ for reward in paid} | GRPO_COLUMNS
+    columns |= {f"rewards/{reward.__name__}/mean": f"watched_{reward.__name__}" for reward in watched}
     trainer = VisualGRPOTrainer(
-        model=model, processing_class=processor, train_dataset=chat_rows(rows), args=grpo_config(settings, folder),
-        reward_funcs=paid, callbacks=[RecordCallback(folder, "GRPO", own | GRPO_COLUMNS)],
+        model=model, processing_class=processor, train_dataset=chat_rows(rows), args=args,
+        reward_funcs=[*paid, *watched], callbacks=[RecordCallback(folder, "GRPO", columns)],
     )
     run_trainer(trainer, folder)
     return model
