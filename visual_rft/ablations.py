@@ -19,7 +19,7 @@ from .experiments import fine_tune, score_once, trained_seconds
 from .parsing import parse_detection
 from .pretraining import scene_thought
 from .records import read_json, write_json, write_text
-from .reproduce import mean_and_error, read_cells
+from .reproduce import mean_and_error
 from .rewards import Reward, detection_confidence, detection_format, detection_iou, paper_detection_confidence
 from .settings import GRPOSettings, SFTSettings
 from .shaping import ap_reward, threshold_schedule, thresholded_iou
