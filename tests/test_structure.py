@@ -24,7 +24,7 @@ FLOORS = [
     ["sft", "evaluation", "figures"],
     ["experiments", "benchmark"],
     ["reproduce"],
-    ["ablations"],
+    ["ablations", "probes"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -150,21 +150,31 @@ def _shots(text: str) -> tuple[int, ...]:
     return tuple(map(_positive, text.split(",")))
 
 # %% ../nbs/19_cli.ipynb #c022e
+def _plan(arguments: argparse.Namespace):
+    """The plan of a table from parsed options."""
+    from visual_rft.reproduce import Plan
+
+    steps = arguments.steps
+    return Plan(arguments.table, arguments.seeds, arguments.shots, replace(SFTSettings(), steps=steps),
+                grpo=replace(GRPOSettings(), steps=steps), threads=arguments.threads)
+
+
 def _reproduce(arguments: argparse.Namespace, command: str) -> None:
-    """Run a table of the paper in miniature, or the ablations."""
+    """Run a table of the paper in miniature, the ablations or the probes."""
     import torch
 
     from visual_rft.ablations import run_ablations
-    from visual_rft.reproduce import Plan, reproduce
+    from visual_rft.probes import run_probes
+    from visual_rft.reproduce import reproduce
 
-    steps, folder = arguments.steps, arguments.out or f"runs/studies/{arguments.table}"
+    folder = arguments.out or f"runs/studies/{arguments.table}"
     torch.set_num_threads(arguments.threads)
     if arguments.table == "ablations":
-        print(run_ablations(folder, arguments.seeds, arguments.arms, command, steps))
-        return
-    plan = Plan(arguments.table, arguments.seeds, arguments.shots, replace(SFTSettings(), steps=steps),
-                grpo=replace(GRPOSettings(), steps=steps), threads=arguments.threads)
-    print(reproduce(plan, folder, command, arguments.keep))
+        print(run_ablations(folder, arguments.seeds, arguments.arms, command, arguments.steps))
+    elif arguments.table == "probes":
+        print(run_probes(folder, arguments.seeds, command))
+    else:
+        print(reproduce(_plan(arguments), folder, command, arguments.keep))
 
 # %% ../nbs/19_cli.ipynb #c024
 def _add_compare(commands: argparse._SubParsersAction) -> None:
@@ -238,7 +248,7 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     table.set_defaults(run=_reproduce)
     add, default = table.add_argument, "default: %(default)s"
     add("table", metavar="TABLE", help="few-shot-detection, open-vocabulary, few-shot-classification, "
-                                       "reasoning-grounding or ablations")
+                                       "reasoning-grounding, ablations or probes")
     add("--seeds", type=_positive, default=3, metavar="N", help=default)
     add("--shots", type=_shots, default=(), metavar="A,B,…", help="default: those of the table")
     add("--arms", type=_names, default=(), metavar="A,B,…", help="of the ablations (default: all)")
