@@ -5,6 +5,7 @@
 # %% ../nbs/15b_ablations.ipynb #c003
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from .experiments import fine_tune, score_once, trained_seconds
 from .parsing import parse_detection
 from .pretraining import scene_thought
 from .records import read_json, write_json, write_text
-from .reproduce import mean_and_error
+from .reproduce import mean_and_error, read_answers
 from .rewards import Reward, detection_confidence, detection_format, detection_iou, paper_detection_confidence
 from .settings import GRPOSettings, SFTSettings
 from .shaping import ap_reward, threshold_schedule, thresholded_iou
@@ -159,11 +160,11 @@ def _line(title: str, found: list[dict], gaps: list[float]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _described(folder: Path, cell: dict, arm: str) -> dict:
-    """The scores of an arm of a cell, with boxes and words where its answers are recorded."""
-    place = folder / ("grpo" if arm == "GRPO" else f"sft-{cell['sft_learning_rate']:g}")
-    place = place if (place / "completions.jsonl").is_file() else place / "few-shot"
-    return cell[arm] | (describe(read_completions(place)) if (place / "completions.jsonl").is_file() else {})
+def _described(place: Path, arm: str) -> dict:
+    """The scores of a method in a recorded cell, with boxes and words where its answers are kept."""
+    with contextlib.suppress(FileNotFoundError):
+        return read_json(place / "summary.json")[arm] | describe(read_answers(place, arm, next(iter(STUDY.tests))))
+    return read_json(place / "summary.json")[arm]
 
 # %% ../nbs/15b_ablations.ipynb #c027
 def ablation_table(
@@ -173,7 +174,7 @@ def ablation_table(
     """A Markdown table: every arm that was run, and its difference from GRPO or SFT as they are, within seeds."""
     known = {int(path.name.split("-")[-1]): path for path in study.glob(f"shots-{SHOTS}-seed-*") if
              (path / "summary.json").is_file()}
-    base = {method: {seed: _described(path, read_json(path / "summary.json"), method) for seed, path in sorted(known.items())}
+    base = {method: {seed: _described(path, method) for seed, path in sorted(known.items())}
             for method in ("GRPO", "SFT")}
     lines = ["| arm | AP | difference | well-formed | boxes | words of thinking | training (s) | seeds |", "|---|---|---|---|---|---|---|---|"]
     for method in base:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from . import models
+from .evaluation import read_completions
 from .experiments import fine_tune, open_model, score_once, trained_seconds, weights_hash
 from .records import read_json, start_run, write_json, write_text
 from .settings import GRPOSettings, SFTSettings
@@ -21,7 +22,7 @@ from .studies import STUDIES, Study
 
 # %% auto #0
 __all__ = ['find_study', 'Plan', 'train_arm', 'score_model', 'score_start', 'run_cell', 'mean_and_error', 'read_cells',
-           'study_table', 'reproduce']
+           'study_table', 'read_start', 'scores_over_shots', 'read_answers', 'reproduce']
 
 # %% ../nbs/15a_reproduce.ipynb #c006
 def find_study(
@@ -168,6 +169,39 @@ def study_table(
         gaps = [b - a for a, b in zip(sft, grpo)]
         lines.append(f"| {shots} | {mean_and_error(sft)} | {mean_and_error(grpo)} | {mean_and_error(gaps)} | {len(gaps)} |")
     return "\n".join(lines)
+
+# %% ../nbs/15a_reproduce.ipynb #c038b
+def read_start(
+    study: Study,  # whose tests
+    folder: Path,  # of a table
+) -> dict[str, dict]:
+    """The recorded scores of the start, as `score_start` returns them; FileNotFoundError when they are not there."""
+    found = {}
+    for arm, place in (("start", "start"), ("start, plain question", "start-plain")):
+        found[arm] = {}
+        for number, name in enumerate(study.tests):
+            scores = read_json(folder / place / name.replace(" ", "-") / "summary.json")
+            found[arm] |= scores if number == 0 else {f"{name}: {key}": value for key, value in scores.items()}
+    return found
+
+# %% ../nbs/15a_reproduce.ipynb #c038c
+def scores_over_shots(
+    cells: dict[int, list[dict]],  # from `read_cells`
+    arm: str,  # SFT or GRPO
+    key: str,  # a score, such as AP or "rare: AP"
+) -> dict[int, list[float]]:
+    """The scores of one method, by shots, one for each seed."""
+    return {shots: [cell[arm][key] for cell in found] for shots, found in cells.items()}
+
+
+def read_answers(
+    cell: Path,  # folder of a finished cell
+    arm: str,  # SFT or GRPO
+    test: str,  # a test of the study
+) -> list[str]:
+    """What the model of a cell answered in a test, one text a row."""
+    rate = read_json(cell / "summary.json")["sft_learning_rate"]
+    return read_completions(cell / ("grpo" if arm == "GRPO" else f"sft-{rate:g}") / test.replace(" ", "-"))
 
 # %% ../nbs/15a_reproduce.ipynb #c040
 def reproduce(
