@@ -22,7 +22,7 @@ from .studies import STUDIES, Study
 
 # %% auto #0
 __all__ = ['find_study', 'Plan', 'train_arm', 'score_model', 'score_start', 'run_cell', 'mean_and_error', 'read_cells',
-           'study_table', 'read_start', 'scores_over_shots', 'read_answers', 'reproduce']
+           'study_table', 'read_start', 'scores_over_shots', 'read_answers', 'reproduce', 'headline_table']
 
 # %% ../nbs/15a_reproduce.ipynb #c006
 def find_study(
@@ -221,3 +221,21 @@ def reproduce(
         write_text(folder / "table.md", "\n\n".join(tables) + "\n")
     write_json(folder / "summary.json", start)
     return (folder / "table.md").read_text(encoding="utf-8")
+
+# %% ../nbs/15a_reproduce.ipynb #c042b
+def headline_table(
+    folder: Path,  # with a folder for each study
+    most: int = 4,  # the largest number of shots that is shown
+) -> str:
+    """A Markdown table over all recorded studies: their main test, shot by shot, mean ± standard error over seeds."""
+    lines = ["| task, metric | shots | start: plain question / asked to think | SFT | GRPO | GRPO − SFT | seeds |", "|---|---|---|---|---|---|---|"]
+    for name, study in STUDIES.items():
+        for shots, found in read_cells(folder / name).items():
+            if shots <= most:
+                start = read_start(study, folder / name)
+                levels = " / ".join(f"{start[arm][study.metric]:.3f}" for arm in ("start, plain question", "start"))
+                sft, grpo = ([cell[arm][study.metric] for cell in found] for arm in ("SFT", "GRPO"))
+                gaps = [b - a for a, b in zip(sft, grpo)]
+                means = " | ".join(map(mean_and_error, (sft, grpo, gaps)))
+                lines.append(f"| {study.title}, {study.metric} | {shots} | {levels} | {means} | {len(found)} |")
+    return "\n".join(lines)
