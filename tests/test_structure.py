@@ -24,6 +24,7 @@ FLOORS = [
     ["sft", "evaluation", "figures"],
     ["experiments", "benchmark"],
     ["reproduce"],
+    ["ledger"],
     ["ablations", "probes"],
     ["cli"],
 ]

@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
-import matplotlib.pyplot as plt
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -166,9 +165,7 @@ def before_after(
     rows = test_set(settings)
     rows = rows.select(range(min(count, len(rows))))
     texts = {name: read_completions(folder)[:len(rows)] for name, folder in folders.items()}
-    figure = answers_figure(rows, texts)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    answers_figure(rows, texts).savefig(path, dpi=100)
     return path
 
 # %% ../nbs/15_experiments.ipynb #c055

@@ -5,6 +5,7 @@
 # %% ../nbs/14a_figures.ipynb #c003
 from __future__ import annotations
 
+import io
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -13,13 +14,14 @@ from pathlib import Path
 import datasets
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 from .drawing import draw_boxes
 from .parsing import PARSERS
 from .records import read_log
 
 # %% auto #0
-__all__ = ['moving_mean', 'curves_figure', 'shots_figure', 'answers_figure', 'radar_figure']
+__all__ = ['moving_mean', 'curves_figure', 'shots_figure', 'answers_figure', 'shrunk', 'radar_figure']
 
 # %% ../nbs/14a_figures.ipynb #c006
 def moving_mean(
@@ -31,6 +33,13 @@ def moving_mean(
         raise ValueError(f"the width is a number of steps, at least 1, not {width}")
     values = np.asarray(values, float)
     return np.array([values[max(0, end - width):end].mean() for end in range(1, len(values) + 1)])
+
+# %% ../nbs/14a_figures.ipynb #closed
+def _closed(figure: plt.Figure) -> plt.Figure:
+    """A finished figure that a notebook shows once, as the result of its cell, and not a second time by itself."""
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
 
 # %% ../nbs/14a_figures.ipynb #c009
 def curves_figure(
@@ -51,8 +60,7 @@ def curves_figure(
                 axis.plot(np.mean([line[:shortest] for line in lines], axis=0), color=f"C{number}", label=name)
         axis.set(title=column, xlabel="step")
     axes[0, 0].legend(fontsize=8)
-    figure.tight_layout()
-    return figure
+    return _closed(figure)
 
 # %% ../nbs/14a_figures.ipynb #c014
 def shots_figure(
@@ -74,8 +82,7 @@ def shots_figure(
     axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.set(xlabel="shots", ylabel=label)
     axis.legend(fontsize=8)
-    figure.tight_layout()
-    return figure
+    return _closed(figure)
 
 # %% ../nbs/14a_figures.ipynb #c017
 def _show_answer(axis: plt.Axes, row: dict, text: str, name: str) -> None:
@@ -87,7 +94,7 @@ def _show_answer(axis: plt.Axes, row: dict, text: str, name: str) -> None:
     asked = f"true: {true.name}, said: {parsed.name}" if row["task"] == "classification" else row["category"]
     axis.set_title(textwrap.fill(f"{name}: {asked}".replace("$", r"\$"), 36), fontsize=8)
     thought = (parsed.thinking or parsed.answer or "").strip().replace("$", r"\$")
-    axis.set_xlabel(textwrap.fill(textwrap.shorten(thought, 200), 40), fontsize=7)
+    axis.set_xlabel(textwrap.fill(textwrap.shorten(thought, 130), 40), fontsize=7)
     axis.set_xticks([]), axis.set_yticks([])
 
 # %% ../nbs/14a_figures.ipynb #c018
@@ -100,8 +107,22 @@ def answers_figure(
     for (name, texts), line in zip(completions.items(), axes):
         for row, text, axis in zip(rows, texts, line, strict=True):
             _show_answer(axis, row, text, name)
-    figure.tight_layout()
-    return figure
+    return _closed(figure)
+
+# %% ../nbs/14a_figures.ipynb #shr
+def shrunk(
+    picture: plt.Figure | Image.Image,  # what is to be shown
+    width: int = 720,  # pixels of the result, at most
+    colours: int = 64,  # in its palette
+) -> Image.Image:
+    """A figure or a picture, narrower and in few colours, so that a notebook that shows it stays small."""
+    if not isinstance(picture, Image.Image):
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format="png", dpi=100)
+        picture = Image.open(buffer)
+    width = min(width, picture.width)
+    small = picture.convert("RGB").resize((width, picture.height * width // picture.width), Image.Resampling.LANCZOS)
+    return small.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 # %% ../nbs/14a_figures.ipynb #c021
 def radar_figure(
@@ -119,5 +140,4 @@ def radar_figure(
     axis.set_xticks(angles, [f"{task}\n{largest[task]:.2f}" for task in tasks], fontsize=8)
     axis.set_yticks([0.5, 1.0], ["", ""])
     axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(-0.35, -0.1))
-    figure.tight_layout()
-    return figure
+    return _closed(figure)
