@@ -101,13 +101,13 @@ METHODS = {"grpo": GRPOSettings, "sft": SFTSettings}
 
 
 def _rows(arguments: argparse.Namespace):
-    """The training rows: a file of the user's, or the few-shot scenes."""
-    from visual_rft import miniature
+    """The training rows: a file of the user's, or those of a study."""
     from visual_rft.data import load_rows
+    from visual_rft.reproduce import find_study
 
     if arguments.data:
         return load_rows(arguments.data)
-    return miniature.few_shot_rows(arguments.shots, arguments.seed, thinking=arguments.command != "sft")
+    return find_study(arguments.study).train(arguments.shots, arguments.seed, arguments.command != "sft")
 
 
 def _fine_tune(arguments: argparse.Namespace, command: str) -> None:
@@ -119,7 +119,7 @@ def _fine_tune(arguments: argparse.Namespace, command: str) -> None:
     torch.set_num_threads(arguments.threads)
     settings = _settings(METHODS[arguments.command], arguments)
     fine_tune(arguments.command, arguments.model, _rows(arguments), settings, arguments.out, command,
-              data=arguments.data, shots=arguments.shots, seed=arguments.seed)
+              data=arguments.data, study=arguments.study, shots=arguments.shots, seed=arguments.seed)
 
 # %% ../nbs/19_cli.ipynb #c022
 def _pretrain(arguments: argparse.Namespace, command: str) -> None:
@@ -202,8 +202,11 @@ def _add_fine_tune(commands: argparse._SubParsersAction, name: str) -> None:
     train.set_defaults(run=_fine_tune)
     _model_options(train)
     train.add_argument("--data", default="", metavar="FILE",
-                       help=".jsonl, .json, .parquet or a saved data set (default: few-shot scenes)")
-    train.add_argument("--shots", type=_positive, default=4, help="few-shot scenes a category (default: %(default)s)")
+                       help=".jsonl, .json, .parquet or a saved data set (default: the rows of a study)")
+    train.add_argument("--study", default="few-shot-detection", metavar="NAME",
+                       help="few-shot-detection, open-vocabulary, few-shot-classification or reasoning-grounding "
+                            "(default: %(default)s)")
+    train.add_argument("--shots", type=_positive, default=4, help="of the study (default: %(default)s)")
     _dataclass_options(train, METHODS[name])
     train.add_argument("--out", required=True, metavar="FOLDER", help="resumes when it holds a checkpoint")
 
