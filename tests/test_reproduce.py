@@ -78,7 +78,8 @@ def test_a_cell_that_breaks_off_leaves_no_summary(
 def test_settings_of_a_study_reach_grpo_and_not_sft(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = {}
     monkeypatch.setattr(reproduce, "fine_tune", lambda method, start, rows, settings, *rest, **more: (
-        seen.setdefault(method, (start, settings)), None))
+        seen.setdefault(method, (start, settings)), None
+    ))
     monkeypatch.setattr(reproduce, "score_once", lambda *values, **more: dict(accuracy=0.5, mean_iou=0.5))
     for method in ("sft", "grpo"):
         reproduce.train_arm(Plan("few-shot-classification"), method, 1, 7, tmp_path)
@@ -115,7 +116,7 @@ def test_the_headline_has_means_errors_and_both_starts(tmp_path: Path) -> None:
         record(tmp_path, 4, seed, sft, grpo)
     record(tmp_path, 8, 0, 0.9, 0.9)
     (line,) = headline_table(tmp_path).splitlines()[2:]
-    assert line == ("| few-shot detection, AP | 4 | 0.090 / 0.050 | 0.200 ± 0.058 | 0.300 ± 0.000 | 0.100 ± 0.058 | 3 |")
+    assert line == "| few-shot detection, AP | 4 | 0.090 / 0.050 | 0.200 ± 0.058 | 0.300 ± 0.000 | 0.100 ± 0.058 | 3 |"
 
 
 def test_unknown_names_are_errors_with_the_known_ones(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The four studies: splits that never touch and never change, questions with one answer, a lesson that gives nothing away."""
+"""The four studies: splits that never touch or change, questions with one answer, a lesson that gives nothing away."""
 
 import json
 from pathlib import Path
