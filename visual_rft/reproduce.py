@@ -66,6 +66,8 @@ def train_arm(
 ) -> float:
     """Fine-tune one arm, unless that is done; its score on the validation rows."""
     study, thinking = find_study(plan.study), method == "grpo"
+    if (folder / "validation" / "summary.json").is_file():
+        return read_json(folder / "validation" / "summary.json")[study.metric]
     settings = replace(plan.grpo, **study.grpo, seed=seed) if thinking else replace(plan.sft, seed=seed)
     model, processor = fine_tune(method, study.start, study.train(shots, seed, thinking), settings, folder, command,
                                  **_details(plan, shots, seed, thinking))
@@ -104,10 +106,11 @@ def score_start(
 
 # %% ../nbs/15a_reproduce.ipynb #c027
 def _tested(plan: Plan, folder: Path, thinking: bool) -> dict[str, float]:
-    """The scores of a trained arm, with its time of training in seconds."""
-    model, processor = models.load(str(folder / "model"))
-    scores = score_model(find_study(plan.study), model, processor, thinking, folder)
-    return scores | dict(train_seconds=trained_seconds(folder))
+    """The scores of a trained arm, with its time of training in seconds; finished tests need no model."""
+    study = find_study(plan.study)
+    done = all((folder / test.replace(" ", "-") / "summary.json").is_file() for test in study.tests)
+    model, processor = (None, None) if done else models.load(str(folder / "model"))
+    return score_model(study, model, processor, thinking, folder) | dict(train_seconds=trained_seconds(folder))
 
 # %% ../nbs/15a_reproduce.ipynb #c029
 def run_cell(
