@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from visual_rft import reproduce
+from visual_rft.benchmark import PAPER_PIXELS, PAPER_TOKENS
 from visual_rft.gauntlet import ATTACKS
 from visual_rft.miniature import BASE, NOVEL
 from visual_rft.records import read_json
@@ -25,9 +26,10 @@ FENCED, URLS = r"(?s)^```.*?^```", r"(?<=\]\()[^)\s]+(?=\))|https?://[^\s)>\"]+"
 ARXIV = r"(?i)\barxiv[: ]\d{4}\.\d{5}"
 
 
-def seeds() -> list[dict]:
-    """What `visual-rft compare` found, one summary a seed."""
-    return [read_json(path) for path in sorted(RUNS.glob("compare-seed*/summary.json"))]
+def seeds() -> list[dict[str, dict]]:
+    """What `visual-rft compare` found: the scores of each arm, by seed."""
+    found = [read_json(path) for path in sorted(RUNS.glob("compare-seed*/summary.json"))]
+    return [{arm: scores for arm, scores in seed.items() if isinstance(scores, dict)} for seed in found]
 
 
 def summary(folder: str) -> dict:
@@ -59,11 +61,11 @@ def comparison_table() -> list[str]:
 
 def comparison_text() -> list[str]:
     """What is said below the first table."""
-    score, take = ({arm: statistics.mean(seed[arm][key] for seed in seeds()) for arm in seeds()[0] if arm != RATE}
-                   for key in ("AP", "train_seconds"))  # fmt: skip
+    score, seconds = ({arm: statistics.mean(seed[arm][key] for seed in seeds()) for arm in seeds()[0]}
+                      for key in ("AP", "train_seconds"))  # fmt: skip
     first, second, third = (f"{seed['GRPO']['AP'] - seed['SFT']['AP']:.3f}" for seed in seeds())
     gains = score["GRPO"] - score["start"], score["SFT"] - score["start, plain question"]
-    share = {2: "half", 3: "a third", 4: "a quarter"}[round(take["GRPO"] / take["SFT"])]
+    share = {2: "half", 3: "a third", 4: "a quarter"}[round(seconds["GRPO"] / seconds["SFT"])]
     settings = read_json(RUNS / "compare-seed0" / "config.json")
     return [
         f"from {8 * settings['shots']} pictures",
@@ -76,9 +78,6 @@ def comparison_text() -> list[str]:
     ]
 
 
-RATE = "sft_learning_rate"
-
-
 def times(folder: str, part: str) -> str:
     """How many times as long TRL and the published way take: two cells, medians over the rounds."""
     rounds = summary(folder)["rounds"]
@@ -87,14 +86,22 @@ def times(folder: str, part: str) -> str:
     return " | ".join(f"{statistics.median(values):.1f}" for values in ratios.values())
 
 
+BENCHES = ("bench-step", "bench-step-frozen", "bench-step-paper")
+
+
 def speed() -> list[str]:
-    """The table of speeds."""
+    """The table of speeds, and what it was measured with."""
+    configs = [read_json(RUNS / name / "config.json") for name in BENCHES]
+    group = configs[0]["group"]
+    assert all(config["threads"] == 2 and config["beta"] and config["group"] == group for config in configs)
     tokens = summary("bench-step-paper")["seconds"]["shared"]["tokens"]
+    lengths = f"about {PAPER_TOKENS} prompt tokens ({PAPER_PIXELS[0] * PAPER_PIXELS[1] // 16**2} visual), {tokens:.0f}"
     link = "([{0}](data/runs/{0}))".format
     return [
+        f"two CPU threads, groups of {group}, reference model on",
         f"everything trained {link('bench-step')} | {times('bench-step', 'step')} |",
         f"vision tower frozen {link('bench-step-frozen')} | {times('bench-step-frozen', 'step')} |",
-        f"{tokens:.0f} completion tokens {link('bench-step-paper')} | {times('bench-step-paper', 'training')} |",
+        f"{lengths} completion tokens {link('bench-step-paper')} | {times('bench-step-paper', 'training')} |",
         f"| a whole step of it | {times('bench-step-paper', 'step')} |",
     ]
 
@@ -229,7 +236,7 @@ def lost_places(text: str) -> list[str]:
     """Embedded pictures outside data/runs, and links to nothing."""
     pictures = re.findall(r"!\[[^\]]*\]\(([^)\s]+)", text) + re.findall(r"<img[^>]*src=[\"']?([^\"'\s>]+)", text)
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?://|#", link)]
-    outside = [name for name in pictures if not (ROOT / name).resolve().is_relative_to(RUNS)]
+    outside = [name for name in pictures if not (ROOT / name).resolve().is_relative_to(RUNS.resolve())]
     return outside + [name for name in pictures + links if not (ROOT / name.split("#")[0]).exists()]
 
 
@@ -262,7 +269,7 @@ def test_a_changed_digit_is_noticed(readme: str, snippets: list[str]) -> None:
     fine = set(absent(readme, snippets)), len(unproved(readme, snippets))
     shown = COUNTED.finditer(blank(readme, FENCED, URLS, ARXIV, *ALLOWED))
     ends = [match.end() - 1 for match in shown]
-    assert len(ends) > 100
+    assert len(ends) > 50
     for end in ends:
         false = f"{readme[:end]}{(int(readme[end]) + 1) % 10}{readme[end + 1:]}"
         assert set(absent(false, snippets)) - fine[0] or len(unproved(false, snippets)) > fine[1], readme[end - 60: end]
@@ -283,7 +290,9 @@ def test_a_lost_place_is_noticed() -> None:
 
 DECIMAL = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)\.\d+(?:[eE][-+]?\d+)?(?!\d|\.\d)")
 LITERAL = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)?\.?\d+(?:[eE][-+]?\d+)?")
-EXEMPT = (  # formulas, code, links, versions
+EXEMPT = (  # exercises, quotations, formulas, code, links, versions
+    r"(?s)^## Exercises$.*?(?=^## |\Z)", r"(?s)^<details>\s*<summary>Solutions?</summary>.*?</details>",
+    r"^\*Seen:\*.*https://github\.com/.*$",  # what users report in the threads that are linked
     FENCED, r"(?s)\$\$.*?\$\$", r"``.*?``|`[^`]+`", r"\$[^$\n]+\$", URLS, ARXIV, r"\bQwen[\w.-]+",
     r"\b(?:PyTorch|Python|TRL|[Tt]ransformers|torch) \d+\.\d+",
 )  # fmt: skip
@@ -298,6 +307,14 @@ def cells(path: Path, kind: str) -> list[dict]:
 def joined(text: str | list[str]) -> str:
     """Text as notebooks keep it, in one piece."""
     return text if isinstance(text, str) else "".join(text)
+
+
+def notebook(folder: Path, prose: str, source: str, output: dict) -> Path:
+    """A notebook of two cells."""
+    path = folder / "20_made_up.ipynb"
+    shown = [dict(cell_type="markdown", source=[prose]), dict(cell_type="code", source=source, outputs=[output])]
+    path.write_text(json.dumps(dict(cells=shown)), encoding="utf-8")
+    return path
 
 
 def markdown(path: Path) -> list[str]:
@@ -323,6 +340,11 @@ def has_image(path: Path) -> bool:
     """Whether a code cell shows a picture."""
     outputs = [output for cell in cells(path, "code") for output in cell["outputs"]]
     return any(kind.startswith("image/") for output in outputs for kind in output.get("data", {}))
+
+
+def has_invented_figure(path: Path) -> bool:
+    """Whether a picture is shown where the code opens neither the recorded runs nor a live one."""
+    return has_image(path) and not re.search(r"[\"']runs[\"']|\bmkdtemp\(|\bTemporaryDirectory\(", code(path))
 
 
 def recorded(text: str) -> str:
@@ -363,7 +385,7 @@ def test_numbers_of_the_prose_are_computed_or_recorded(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
 def test_figures_come_from_a_run(path: Path) -> None:
-    assert not has_image(path) or re.search(r"[\"']runs[\"']|\bmkdtemp\(|\bTemporaryDirectory\(", code(path))
+    assert not has_invented_figure(path)
 
 
 @pytest.mark.parametrize(
@@ -373,14 +395,21 @@ def test_figures_come_from_a_run(path: Path) -> None:
         ("Up to 1,234.5 tokens.", False), ("A start (data/runs/tiny-vlm/few-shot) with an AP of 0.0495.", False),
         ("The AP is 0.32.", True), ("The AP is 0.3129.", True), ("An AP of 0.0495, says nobody.", True),
         ("It is 7.25x as fast.", True), ("By 12.5%.", True), ("As $7.25$, `7.25`, [a](7.25/b), TRL 7.25.", False),
+        ("## Exercises\n\n1. Is 7.25 odd?\n", False), ("## Exercises\n\n1. Odd?\n\n## Summary\n\nIt is 7.25.", True),
+        ("<details>\n<summary>Solutions</summary>\n\n7.25\n\n</details>\n", False), ("*Seen:* 7.25, by us.", True),
     ],
 )  # fmt: skip
 def test_a_false_number_in_a_notebook_is_noticed(prose: str, is_false: bool, tmp_path: Path) -> None:
     output = dict(output_type="stream", name="stdout", text=["AP 0.31234\n", "at most 1,234.5\n"])
-    shown = [dict(cell_type="markdown", source=[prose]), dict(cell_type="code", source="rate = 0.25", outputs=[output])]
-    path = tmp_path / "20_made_up.ipynb"
-    path.write_text(json.dumps(dict(cells=shown)), encoding="utf-8")
-    assert bool(untraced(path)) == is_false
+    assert bool(untraced(notebook(tmp_path, prose, "rate = 0.25", output))) == is_false
+
+
+@pytest.mark.parametrize(
+    ("source", "is_false"), [("plot([1, 2])", True), ('read_log(data / "runs")', False), ("mkdtemp()", False)]
+)
+def test_a_made_up_figure_in_a_notebook_is_noticed(source: str, is_false: bool, tmp_path: Path) -> None:
+    output = dict(output_type="display_data", data={"image/png": "iVBORw0KG"})
+    assert has_invented_figure(notebook(tmp_path, "A figure:", source, output)) == is_false
 
 
 # ----------------------------------------------------------------------------------------------- records
@@ -389,7 +418,7 @@ def test_a_false_number_in_a_notebook_is_noticed(prose: str, is_false: bool, tmp
 BEFORE_COMMITS = {  # begun before the commit was recorded
     "pretraining/1-name", "pretraining/4-talk", "race/qwen2_vl", "race/qwen3_vl",
 }  # fmt: skip
-MACHINE = re.compile(r"(?<![\w.])/(?:work|tmp|root|home)\b.{0,40}")
+MACHINE = re.compile(r"/(?<![\w.]/)(?:work|tmp|root|home)\b.{0,40}")
 PICTURE = r"[\w+/=\\]{200,}"  # in base 64
 FOLDERS = sorted(path.parent for path in RUNS.rglob("config.json"))
 
@@ -412,7 +441,7 @@ def has_owner(file: Path) -> bool:
 
 def machine_paths(text: str) -> list[str]:
     """Places on the machine of whoever ran something."""
-    return MACHINE.findall(re.sub(PICTURE, "", text))
+    return MACHINE.findall(re.sub(PICTURE, "", text)) if MACHINE.search(text) else []
 
 
 def test_every_run_says_how_it_was_made() -> None:

@@ -68,6 +68,7 @@ SAMPLING_ARMS = {
     "group-16": Arm("4 prompts, G = 16", settings=dict(prompts=4, group=16)),
     "temperature-0.7": Arm("temperature 0.7", settings=dict(temperature=0.7)),
     "temperature-1.5": Arm("temperature 1.5", settings=dict(temperature=1.5)),
+    "long": Arm("400 steps", settings=dict(steps=400)),
     "kl": Arm("KL term, beta = 0.04", settings=dict(beta=0.04)),
     "loss-grpo": Arm("mean over each completion (GRPO)", settings=dict(loss="grpo")),
     "loss-dr-grpo": Arm("no division by length or spread (Dr. GRPO)", settings=dict(loss="dr_grpo", scale="none")),
