@@ -10,7 +10,7 @@ from visual_rft.reproduce import Plan, headline_table, read_cells, run_cell, stu
 from visual_rft.settings import SFTSettings
 from visual_rft.studies import STUDIES
 
-VALIDATION = {"sft-0.0001": 0.3, "sft-0.0003": 0.5, "sft-0.001": 0.4, "grpo": 0.6}
+VALIDATION = {"sft-0.0001": 0.3, "sft-0.0003": 0.5, "sft-0.001": 0.4, "grpo": 0.6, "grpo-plain": 0.7}
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def _made(folder: Path) -> Path:
 
 def test_the_rate_that_validates_best_is_tested_and_no_other(calls: list[str], tmp_path: Path) -> None:
     cell = run_cell(Plan("few-shot-detection"), 1, 0, tmp_path / "shots-1-seed-0")
-    assert cell["sft_learning_rate"] == 3e-4 and set(cell) == {"SFT", "GRPO", "sft_learning_rate"}
+    assert cell["sft_learning_rate"] == 3e-4 and set(cell) == {*reproduce.ARMS, "sft_learning_rate"}
     tested = [call for call in calls if call.endswith("few-shot")]
-    assert tested == ["score sft-0.0003/few-shot", "score grpo/few-shot"]
+    assert tested == ["score sft-0.0003/few-shot", "score grpo/few-shot", "score grpo-plain/few-shot"]
     assert calls.index(tested[0]) > max(n for n, call in enumerate(calls) if call.endswith("validation"))
 
 
@@ -55,9 +55,22 @@ def test_a_finished_cell_is_read_and_its_weights_are_gone(calls: list[str], tmp_
     assert not list(folder.glob("*/model"))
 
 
+def test_a_cell_without_an_arm_is_completed_and_the_rest_is_kept(calls: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "shots-1-seed-0"
+    first = run_cell(Plan("few-shot-detection"), 1, 0, folder)
+    done = [(name, "validation") for name in VALIDATION if name != "grpo-plain"]
+    for name, test in [*done, ("sft-0.0003", "few-shot"), ("grpo", "few-shot")]:  # what score_once would have written
+        (folder / name / test).mkdir(parents=True)
+        write_json(folder / name / test / "summary.json", dict(AP=VALIDATION[name]))
+    write_json(folder / "summary.json", {arm: first[arm] for arm in ("SFT", "GRPO")} | dict(sft_learning_rate=3e-4))
+    calls.clear()
+    assert set(run_cell(Plan("few-shot-detection"), 1, 0, folder)) == {*reproduce.ARMS, "sft_learning_rate"}
+    assert [call for call in calls if call.startswith("train")] == ["train grpo-plain"]
+
+
 def test_keep_keeps_the_weights(calls: list[str], tmp_path: Path) -> None:
     run_cell(Plan("few-shot-detection"), 1, 0, tmp_path / "shots-1-seed-0", keep=True)
-    assert len(list(tmp_path.glob("*/*/model"))) == 4
+    assert len(list(tmp_path.glob("*/*/model"))) == 5
 
 
 def test_a_cell_that_breaks_off_leaves_no_summary(
@@ -70,7 +83,7 @@ def test_a_cell_that_breaks_off_leaves_no_summary(
     monkeypatch.setattr(reproduce, "_tested", broken)
     with pytest.raises(KeyboardInterrupt):
         run_cell(Plan("few-shot-detection"), 1, 0, tmp_path / "cell")
-    assert not (tmp_path / "cell" / "summary.json").exists() and len(list(tmp_path.glob("cell/*/model"))) == 4
+    assert not (tmp_path / "cell" / "summary.json").exists() and len(list(tmp_path.glob("cell/*/model"))) == 5
     monkeypatch.setattr(reproduce, "_tested", whole)
     assert run_cell(Plan("few-shot-detection"), 1, 0, tmp_path / "cell")["sft_learning_rate"] == 3e-4
 
@@ -82,12 +95,12 @@ def test_settings_of_a_study_reach_grpo_and_not_sft(monkeypatch: pytest.MonkeyPa
     ))
     monkeypatch.setattr(reproduce, "score_once", lambda *values, **more: dict(accuracy=0.5, mean_iou=0.5))
     for method in ("sft", "grpo"):
-        reproduce.train_arm(Plan("few-shot-classification"), method, 1, 7, tmp_path)
+        reproduce.train_arm(Plan("few-shot-classification"), method, True, 1, 7, tmp_path)
     assert seen["grpo"][1].temperature == STUDIES["few-shot-classification"].grpo["temperature"]
     assert seen["grpo"][1].seed == 7
     assert seen["sft"][1] == SFTSettings(seed=7)
     seen.clear()
-    reproduce.train_arm(Plan("reasoning-grounding"), "sft", 1, 0, tmp_path)
+    reproduce.train_arm(Plan("reasoning-grounding"), "sft", False, 1, 0, tmp_path)
     assert seen["sft"][0] == "tiny-vlm-reader"
 
 
@@ -116,7 +129,8 @@ def test_the_headline_has_means_errors_and_both_starts(tmp_path: Path) -> None:
         record(tmp_path, 4, seed, sft, grpo)
     record(tmp_path, 8, 0, 0.9, 0.9)
     (line,) = headline_table(tmp_path).splitlines()[2:]
-    assert line == "| few-shot detection, AP | 4 | 0.090 / 0.050 | 0.200 ± 0.058 | 0.300 ± 0.000 | 0.100 ± 0.058 | 3 |"
+    assert line == ("| few-shot detection, AP | 4 | 0.090 / 0.050 | 0.200 ± 0.058 | 0.300 ± 0.000 |  | "
+                    "0.100 ± 0.058 |  | 3 |")
 
 
 def test_unknown_names_are_errors_with_the_known_ones(tmp_path: Path) -> None:

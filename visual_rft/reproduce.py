@@ -21,7 +21,7 @@ from .settings import GRPOSettings, SFTSettings
 from .studies import STUDIES, Study
 
 # %% auto #0
-__all__ = ['find_study', 'Plan', 'train_arm', 'score_model', 'score_start', 'run_cell', 'mean_and_error', 'read_cells',
+__all__ = ['ARMS', 'find_study', 'Plan', 'train_arm', 'score_model', 'score_start', 'run_cell', 'mean_and_error', 'read_cells',
            'study_table', 'read_start', 'scores_over_shots', 'read_answers', 'reproduce', 'headline_table']
 
 # %% ../nbs/15a_reproduce.ipynb #c006
@@ -59,16 +59,17 @@ def _details(plan: Plan, shots: int, seed: int, thinking: bool) -> dict:
 def train_arm(
     plan: Plan,  # the table
     method: str,  # sft or grpo
+    thinking: bool,  # whether the rows ask for a think part
     shots: int,  # of the training rows
     seed: int,  # of rows and training
     folder: Path,  # of the run
     command: str = "",  # the command line, for the record
 ) -> float:
     """Fine-tune one arm, unless that is done; its score on the validation rows."""
-    study, thinking = find_study(plan.study), method == "grpo"
+    study = find_study(plan.study)
     if (folder / "validation" / "summary.json").is_file():
         return read_json(folder / "validation" / "summary.json")[study.metric]
-    settings = replace(plan.grpo, **study.grpo, seed=seed) if thinking else replace(plan.sft, seed=seed)
+    settings = replace(plan.grpo, **study.grpo, seed=seed) if method == "grpo" else replace(plan.sft, seed=seed)
     model, processor = fine_tune(method, study.start, study.train(shots, seed, thinking), settings, folder, command,
                                  **_details(plan, shots, seed, thinking))
     return score_once(model, processor, study.validation(thinking), folder / "validation")[study.metric]
@@ -113,6 +114,19 @@ def _tested(plan: Plan, folder: Path, thinking: bool) -> dict[str, float]:
     return score_model(study, model, processor, thinking, folder) | dict(train_seconds=trained_seconds(folder))
 
 # %% ../nbs/15a_reproduce.ipynb #c029
+ARMS = {"SFT": False, "GRPO": True, "GRPO, plain question": False}  # name of the arm -> whether it is asked to think
+_FOLDERS = {"GRPO": "grpo", "GRPO, plain question": "grpo-plain"}
+
+
+def _search_sft(plan: Plan, shots: int, seed: int, folder: Path, command: str) -> float:
+    """Train SFT at every learning rate; the rate that validates best."""
+    found = {}
+    for rate in plan.sft_learning_rates:
+        tried = replace(plan, sft=replace(plan.sft, learning_rate=rate))
+        found[rate] = train_arm(tried, "sft", False, shots, seed, folder / f"sft-{rate:g}", command)
+    return max(found, key=lambda rate: found[rate])
+
+# %% ../nbs/15a_reproduce.ipynb #c029b
 def run_cell(
     plan: Plan,  # the table
     shots: int,  # of the training rows
@@ -121,19 +135,18 @@ def run_cell(
     command: str = "",  # the command line, for the record
     keep: bool = False,  # the trained weights
 ) -> dict:
-    """Train and test SFT and GRPO for one number of shots and one seed, unless that is done."""
-    if not (folder / "summary.json").is_file():
-        found = {}
-        for rate in plan.sft_learning_rates:
-            tried = replace(plan, sft=replace(plan.sft, learning_rate=rate))
-            found[rate] = train_arm(tried, "sft", shots, seed, folder / f"sft-{rate:g}", command)
-        best = max(found, key=lambda rate: found[rate])
-        train_arm(plan, "grpo", shots, seed, folder / "grpo", command)
-        arms = {"SFT": _tested(plan, folder / f"sft-{best:g}", False), "GRPO": _tested(plan, folder / "grpo", True)}
-        write_json(folder / "summary.json", arms | dict(sft_learning_rate=best))
+    """Train and test every arm for one number of shots and one seed, unless that is done."""
+    path = folder / "summary.json"
+    if not path.is_file() or not set(ARMS) <= set(read_json(path)):
+        best = _search_sft(plan, shots, seed, folder, command)
+        for arm, name in _FOLDERS.items():
+            train_arm(plan, "grpo", ARMS[arm], shots, seed, folder / name, command)
+        places = {"SFT": f"sft-{best:g}"} | _FOLDERS
+        scores = {arm: _tested(plan, folder / places[arm], thinking) for arm, thinking in ARMS.items()}
+        write_json(path, scores | dict(sft_learning_rate=best))
     for weights in [] if keep else folder.glob("*/model"):
         shutil.rmtree(weights)
-    return read_json(folder / "summary.json")
+    return read_json(path)
 
 # %% ../nbs/15a_reproduce.ipynb #c032
 def mean_and_error(
@@ -155,23 +168,29 @@ def read_cells(
     return dict(sorted(found.items()))
 
 # %% ../nbs/15a_reproduce.ipynb #c036
+def _gaps(cells: list[dict], key: str) -> list[str]:
+    """The scores of all arms and their differences from SFT within seeds, as mean ± standard error."""
+    found = {arm: [cell[arm][key] for cell in cells if arm in cell] for arm in ARMS}
+    shown = [mean_and_error(values) if values else "" for values in found.values()]
+    for arm in _FOLDERS:
+        gaps = [cell[arm][key] - cell["SFT"][key] for cell in cells if arm in cell]
+        shown.append(mean_and_error(gaps) if gaps else "")
+    return shown
+
+
 def study_table(
     study: Study,  # whose metric
     start: dict[str, dict],  # from `score_start`
     cells: dict[int, list[dict]],  # from `read_cells`
     test: str = "",  # one of the further tests; the main one when empty
 ) -> str:
-    """A Markdown table: for each number of shots SFT, GRPO and their difference, mean ± standard error over seeds."""
+    """A Markdown table: for each number of shots all arms and their lead over SFT, mean ± standard error over seeds."""
     key = f"{test}: {study.metric}" if test else study.metric
-    name = f"{study.metric} on {test or next(iter(study.tests))}"
-    lines = [f"| shots | {name}: SFT | GRPO | GRPO − SFT | seeds |", "|---|---|---|---|---|"]
+    lines = [f"| shots | {study.metric} on {test or next(iter(study.tests))}: SFT | GRPO, thinking | GRPO, plain | "
+             "thinking − SFT | plain − SFT | seeds |", "|---" * 7 + "|"]
     think, plain = (start[arm][key] for arm in ("start", "start, plain question"))
-    lines.append(f"| start | {plain:.3f} (plain question) | {think:.3f} (asked to think) | | |")
-    for shots, found in cells.items():
-        sft, grpo = ([cell[arm][key] for cell in found] for arm in ("SFT", "GRPO"))
-        gaps = [b - a for a, b in zip(sft, grpo)]
-        lines.append(f"| {shots} | {mean_and_error(sft)} | {mean_and_error(grpo)} | {mean_and_error(gaps)} | {len(gaps)} |")
-    return "\n".join(lines)
+    lines.append(f"| start | {plain:.3f} | {think:.3f} | {plain:.3f} | | | |")
+    return "\n".join(lines + [f"| {n} | " + " | ".join([*_gaps(found, key), str(len(found))]) + " |" for n, found in cells.items()])
 
 # %% ../nbs/15a_reproduce.ipynb #c038b
 def read_start(
@@ -190,21 +209,21 @@ def read_start(
 # %% ../nbs/15a_reproduce.ipynb #c038c
 def scores_over_shots(
     cells: dict[int, list[dict]],  # from `read_cells`
-    arm: str,  # SFT or GRPO
+    arm: str,  # a name of ARMS
     key: str,  # a score, such as AP or "rare: AP"
 ) -> dict[int, list[float]]:
     """The scores of one method, by shots, one for each seed."""
-    return {shots: [cell[arm][key] for cell in found] for shots, found in cells.items()}
+    return {shots: [cell[arm][key] for cell in found if arm in cell] for shots, found in cells.items()}
 
 
 def read_answers(
     cell: Path,  # folder of a finished cell
-    arm: str,  # SFT or GRPO
+    arm: str,  # a name of ARMS
     test: str,  # a test of the study
 ) -> list[str]:
     """What the model of a cell answered in a test, one text a row."""
     rate = read_json(cell / "summary.json")["sft_learning_rate"]
-    return read_completions(cell / ("grpo" if arm == "GRPO" else f"sft-{rate:g}") / test.replace(" ", "-"))
+    return read_completions(cell / _FOLDERS.get(arm, f"sft-{rate:g}") / test.replace(" ", "-"))
 
 # %% ../nbs/15a_reproduce.ipynb #c040
 def reproduce(
@@ -231,14 +250,13 @@ def headline_table(
     most: int = 4,  # the largest number of shots that is shown
 ) -> str:
     """A Markdown table over all recorded studies: their main test, shot by shot, mean ± standard error over seeds."""
-    lines = ["| task, metric | shots | start: plain question / asked to think | SFT | GRPO | GRPO − SFT | seeds |", "|---|---|---|---|---|---|---|"]
+    lines = ["| task, metric | shots | start, plain / thinking | SFT | GRPO, thinking | GRPO, plain | thinking − SFT | "
+             "plain − SFT | seeds |", "|---" * 9 + "|"]
     for name, study in STUDIES.items():
         for shots, found in read_cells(folder / name).items():
             if shots <= most:
                 start = read_start(study, folder / name)
                 levels = " / ".join(f"{start[arm][study.metric]:.3f}" for arm in ("start, plain question", "start"))
-                sft, grpo = ([cell[arm][study.metric] for cell in found] for arm in ("SFT", "GRPO"))
-                gaps = [b - a for a, b in zip(sft, grpo)]
-                means = " | ".join(map(mean_and_error, (sft, grpo, gaps)))
-                lines.append(f"| {study.title}, {study.metric} | {shots} | {levels} | {means} | {len(found)} |")
+                cells = [f"{study.title}, {study.metric}", str(shots), levels, *_gaps(found, study.metric), str(len(found))]
+                lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
