@@ -226,7 +226,7 @@ def unproved(text: str, snippets: Iterable[str]) -> list[str]:
     spans = [match.span() for snippet in snippets for match in re.finditer(re.escape(snippet), text)]
     found = COUNTED.finditer(blank(text, FENCED, URLS, ARXIV, *ALLOWED))
     return [
-        f"{match[0]} in {text[max(0, match.start() - 40): match.end() + 20]!r}"
+        f"{match[0]} in {text[max(0, match.start() - 40) : match.end() + 20]!r}"
         for match in found
         if not any(start <= match.start() and match.end() <= end for start, end in spans)
     ]
@@ -271,8 +271,10 @@ def test_a_changed_digit_is_noticed(readme: str, snippets: list[str]) -> None:
     ends = [match.end() - 1 for match in shown]
     assert len(ends) > 50
     for end in ends:
-        false = f"{readme[:end]}{(int(readme[end]) + 1) % 10}{readme[end + 1:]}"
-        assert set(absent(false, snippets)) - fine[0] or len(unproved(false, snippets)) > fine[1], readme[end - 60: end]
+        false = f"{readme[:end]}{(int(readme[end]) + 1) % 10}{readme[end + 1 :]}"
+        assert set(absent(false, snippets)) - fine[0] or len(unproved(false, snippets)) > fine[1], readme[
+            end - 60 : end
+        ]
 
 
 @pytest.mark.parametrize("claim", ["AP 0.999.", "3.1 times", "9.5x", "62%", "on 4,321 rows", "of 0.5, 0.25", "3.11 s"])
@@ -374,7 +376,7 @@ def untraced(path: Path) -> list[str]:
     for text in markdown(path):
         for match in DECIMAL.finditer(blank(text, *EXEMPT)):
             if not is_known(match[0], known) and not is_known(match[0], literals(recorded(text))):
-                found.append(f"{match[0]} in {text[max(0, match.start() - 40): match.end() + 20]!r}")
+                found.append(f"{match[0]} in {text[max(0, match.start() - 40) : match.end() + 20]!r}")
     return found
 
 

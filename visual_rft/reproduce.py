@@ -213,7 +213,8 @@ def scores_over_shots(
     key: str,  # a score, such as AP or "rare: AP"
 ) -> dict[int, list[float]]:
     """The scores of one method, by shots, one for each seed."""
-    return {shots: [cell[arm][key] for cell in found if arm in cell] for shots, found in cells.items()}
+    scores = {shots: [cell[arm][key] for cell in found if arm in cell] for shots, found in cells.items()}
+    return {shots: values for shots, values in scores.items() if values}
 
 
 def read_answers(
