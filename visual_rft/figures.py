@@ -138,6 +138,7 @@ def radar_figure(
         axis.plot([*angles, angles[0]], [*values, values[0]], color=f"C{number}", label=name)
         axis.fill(angles, values, color=f"C{number}", alpha=0.12)
     axis.set_xticks(angles, [f"{task}\n{largest[task]:.2f}" for task in tasks], fontsize=8)
+    axis.tick_params(axis="x", pad=16)
     axis.set_yticks([0.5, 1.0], ["", ""])
     axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(-0.35, -0.1))
     return _closed(figure)
