@@ -231,7 +231,8 @@ def training_memory(
     _forget_peak()
     before = torch.cuda.memory_allocated() if gpu else _status("VmRSS")
     trainer.compute_loss(trainer.model, inputs).backward()
-    return (torch.cuda.max_memory_allocated() if gpu else _status("VmHWM")) - before
+    peak = torch.cuda.max_memory_allocated() if gpu else _status("VmHWM")
+    return max(0, peak - before)  # the two counters of the system may disagree by a few pages
 
 # %% ../nbs/18_benchmark.ipynb #c047
 _MEMORY = """import json, sys
