@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from visual_rft import pretraining, prompts
+from visual_rft import miniature, pretraining, prompts
 from visual_rft.cli import main
-from visual_rft.records import forget_after, last_checkpoint, log_line, read_log, start_run
-from visual_rft.settings import GRPOSettings, PretrainConfig
+from visual_rft.experiments import fine_tune
+from visual_rft.records import forget_after, last_checkpoint, log_line, read_log, sole_use, start_run
+from visual_rft.settings import GRPOSettings, PretrainConfig, SFTSettings
 
 VISUAL_RFT = [str(Path(sys.executable).with_name("visual-rft"))]
 SMALL = {
@@ -103,6 +104,33 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
         recorded["packages"]["torch"] == torch.__version__.split("+")[0]
         or recorded["packages"]["torch"] == torch.__version__
     )
+
+
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
+    code = "import sys; from visual_rft.records import sole_use\n"
+    code += "with sole_use(sys.argv[1]): print('held', flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match="in use by another process"), sole_use(tmp_path):
+            pass
+        rows = miniature.few_shot_rows(1, 0, miniature.FEW_SHOT[:1])
+        with pytest.raises(ValueError, match="in use by another process"):
+            fine_tune("sft", "", rows, SFTSettings(steps=1), tmp_path)
+        assert not (tmp_path / "metrics.csv").exists()
+        other.kill()
+    with sole_use(tmp_path):
+        assert True
+
+
+def test_only_the_first_of_several_processes_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sole_use(tmp_path):
+        monkeypatch.setenv("RANK", "1")
+        with sole_use(tmp_path):
+            pass
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(ValueError, match="in use"), sole_use(tmp_path):
+            pass
 
 
 def test_lines_after_a_checkpoint_are_forgotten(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from .shaping import ap_reward, threshold_schedule, thresholded_iou
 from .studies import STUDIES
 
 # %% auto #0
-__all__ = ['Rates', 'RISING', 'REWARD_ARMS', 'SAMPLING_ARMS', 'WEIGHT_ARMS', 'SFT_ARMS', 'ARMS', 'STUDY', 'SHOTS', 'Arm',
+__all__ = ['Rates', 'RISING', 'REWARD_ARMS', 'SAMPLING_ARMS', 'WEIGHT_ARMS', 'SFT_ARMS', 'ARMS', 'STUDY', 'SHOTS', 'PLAIN', 'Arm',
            'thoughtful_rows', 'describe', 'run_arm', 'ablation_table', 'run_ablations']
 
 # %% ../nbs/15b_ablations.ipynb #c006
@@ -63,7 +63,7 @@ REWARD_ARMS = {
 
 # %% ../nbs/15b_ablations.ipynb #c010
 SAMPLING_ARMS = {
-    "no-thinking": Arm("asked for the answer alone", thinking=False),
+    "searched": Arm("best of three learning rates, as SFT", rates=(3e-5, 1e-4, 3e-4)),
     "group-4": Arm("16 prompts, G = 4", settings=dict(prompts=16, group=4)),
     "group-16": Arm("4 prompts, G = 16", settings=dict(prompts=4, group=16)),
     "temperature-0.7": Arm("temperature 0.7", settings=dict(temperature=0.7)),
@@ -152,39 +152,46 @@ def run_arm(
     return read_json(folder / "summary.json")
 
 # %% ../nbs/15b_ablations.ipynb #c026
-def _line(title: str, found: list[dict], gaps: list[float]) -> str:
-    """One line of the table; empty places where a number was not recorded."""
+def _line(title: str, found: dict[int, dict], base: dict[int, dict]) -> str:
+    """One line of the table, with the difference from a base within seeds; empty places where a number is missing."""
     def mean(key: str, digits: int) -> str:
-        return f"{statistics.mean(each[key] for each in found):.{digits}f}" if all(key in each for each in found) else ""
-    cells = [title, mean_and_error([each["AP"] for each in found]), mean_and_error(gaps) if gaps else "",
+        known = [each[key] for each in found.values() if key in each]
+        return f"{statistics.mean(known):.{digits}f}" if len(known) == len(found) else ""
+    gaps = [each["AP"] - base[seed]["AP"] for seed, each in found.items() if seed in base]
+    cells = [title, mean_and_error([each["AP"] for each in found.values()]), mean_and_error(gaps) if gaps else "",
              mean("well_formed", 2), mean("boxes", 2), mean("words", 1), mean("train_seconds", 0), str(len(found))]
     return "| " + " | ".join(cells) + " |"
 
 
-def _described(place: Path, arm: str) -> dict:
-    """The scores of a method in a recorded cell, with boxes and words where its answers are kept."""
-    with contextlib.suppress(FileNotFoundError):
-        return read_json(place / "summary.json")[arm] | describe(read_answers(place, arm, next(iter(STUDY.tests))))
-    return read_json(place / "summary.json")[arm]
+def _studied(study: Path, method: str) -> dict[int, dict]:
+    """The scores of a method of the study by seed, with boxes and words where its answers are kept."""
+    found = {}
+    for place in sorted(study.glob(f"shots-{SHOTS}-seed-*/summary.json")):
+        scores = read_json(place)
+        if method in scores:
+            found[int(place.parent.name.split("-")[-1])] = scores[method]
+            with contextlib.suppress(FileNotFoundError):
+                scores[method] |= describe(read_answers(place.parent, method, next(iter(STUDY.tests))))
+    return found
 
 # %% ../nbs/15b_ablations.ipynb #c027
+_HEAD = "| arm | AP | difference | well-formed | boxes | words of thinking | training (s) | seeds |\n" + "|---" * 8 + "|"
+PLAIN = "GRPO, plain question"  # an arm of the study itself
+
+
 def ablation_table(
     folder: Path,  # with a folder for each arm, and in it one for each seed
     study: Path,  # the recorded table of few-shot detection, to compare with
 ) -> str:
     """A Markdown table: every arm that was run, and its difference from GRPO or SFT as they are, within seeds."""
-    known = {int(path.name.split("-")[-1]): path for path in study.glob(f"shots-{SHOTS}-seed-*") if
-             (path / "summary.json").is_file()}
-    base = {method: {seed: _described(path, method) for seed, path in sorted(known.items())}
-            for method in ("GRPO", "SFT")}
-    lines = ["| arm | AP | difference | well-formed | boxes | words of thinking | training (s) | seeds |", "|---|---|---|---|---|---|---|---|"]
-    for method in base:
-        lines += [_line(f"**{method}, as it is**", list(base[method].values()), [])] if base[method] else []
+    lines, plain = [_HEAD], _studied(study, PLAIN)
+    for method in ("GRPO", "SFT"):
+        base = _studied(study, method)
+        lines += [_line(f"**{method}, as it is**", base, {})] if base else []
+        lines += [_line("grpo: asked for the answer alone", plain, base)] if plain and method == "GRPO" else []
         for name, arm in ARMS.items():
             found = {int(p.parent.name[5:]): read_json(p) for p in sorted((folder / name).glob("seed-*/summary.json"))}
-            if found and arm.method == method.lower():
-                gaps = [each["AP"] - base[method][seed]["AP"] for seed, each in found.items() if seed in base[method]]
-                lines.append(_line(f"{arm.method}: {arm.title}", list(found.values()), gaps))
+            lines += [_line(f"{arm.method}: {arm.title}", found, base)] if found and arm.method == method.lower() else []
     return "\n".join(lines)
 
 # %% ../nbs/15b_ablations.ipynb #c031

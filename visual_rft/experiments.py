@@ -19,7 +19,7 @@ from . import miniature, models
 from .data import load_rows
 from .evaluation import answer_rows, read_completions, score_rows
 from .figures import answers_figure
-from .records import read_json, read_log, start_run, write_json, write_text
+from .records import read_json, read_log, sole_use, start_run, write_json, write_text
 from .rewards import Reward
 from .settings import CompareSettings, GRPOSettings, SFTSettings
 from .sft import train_sft
@@ -85,7 +85,7 @@ def fine_tune(
     watched: Sequence[Reward] = (),  # of GRPO, logged and not paid
     **details: object,  # further entries of config.json
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Fine-tune once, with a full record; a finished run is loaded, a broken one goes on from its last checkpoint."""
+    """Fine-tune once, with a full record, or go on; ValueError for a folder of another run or in use elsewhere."""
     config = dict(task=rows["task"][0], method=method, model=start or "tiny-vlm", rows=len(rows))
     config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=asdict(settings), command=command)
     options = {name: given for name, given in dict(rewards=rewards, watched=watched).items() if given}
@@ -93,7 +93,8 @@ def fine_tune(
     folder = start_run(folder, config | own | details)
     if (folder / "model" / "model.safetensors").is_file():
         return models.load(str(folder / "model"))
-    model, processor = _train(method, start, rows, settings, folder, options)
+    with sole_use(folder):
+        model, processor = _train(method, start, rows, settings, folder, options)
     for checkpoint in folder.glob("checkpoint-*"):  # the trained model is written, its way there is no longer needed
         shutil.rmtree(checkpoint)
     return model, processor

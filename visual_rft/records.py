@@ -5,20 +5,27 @@
 # %% ../nbs/07a_records.ipynb #c003
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # %% auto #0
-__all__ = ['PACKAGES', 'write_text', 'write_json', 'read_json', 'environment', 'start_run', 'log_line', 'read_log',
+__all__ = ['PACKAGES', 'write_text', 'write_json', 'read_json', 'environment', 'start_run', 'sole_use', 'log_line', 'read_log',
            'forget_after', 'last_checkpoint', 'RecordCallback']
 
 # %% ../nbs/07a_records.ipynb #c007
@@ -101,6 +108,32 @@ def start_run(
     write_json(folder / "env.json", environment())
     write_json(path, config)
     return folder
+
+# %% ../nbs/07a_records.ipynb #c027c
+def _lock(folder: str | Path) -> int:
+    """An open and locked folder; raises ValueError when another process has locked it."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(place)
+        raise ValueError(f"{folder} is in use by another process; wait for it, or choose another folder") from None
+    return place
+
+
+@contextlib.contextmanager
+def sole_use(
+    folder: str | Path,  # of a run
+) -> Iterator[None]:
+    """Hold a folder while something is written there; raises ValueError while another process holds it."""
+    if fcntl is None or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    place = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(place)
 
 # %% ../nbs/07a_records.ipynb #c029
 def log_line(path: Path, row: dict[str, float]) -> None:
