@@ -18,6 +18,7 @@ FLOORS = [
     ["studies"],
     ["records"],
     ["models"],
+    ["families"],
     ["pretraining", "rollouts", "grpo"],
     ["packing"],
     ["trainer"],

@@ -21,8 +21,8 @@ from transformers import Qwen3VLVideoProcessor
 from .miniature import asset_path
 
 # %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'PATCH', 'MERGE', 'FAMILIES', 'SHIPPED', 'LORA_TARGETS', 'train_tokenizer',
-           'tiny_processor', 'tiny_vlm', 'load', 'tiny_folder', 'adapt']
+__all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'PATCH', 'MERGE', 'FAMILIES', 'SHIPPED', 'LORA_LANGUAGE', 'LORA_VISION',
+           'train_tokenizer', 'tiny_processor', 'tiny_vlm', 'load', 'tiny_folder', 'adapt']
 
 # %% ../nbs/08_models.ipynb #c006
 SPECIAL_TOKENS = (
@@ -194,18 +194,23 @@ def tiny_folder(
     return str(asset_path(name))
 
 # %% ../nbs/08_models.ipynb #c066b
-LORA_TARGETS = r".*\.language_model\..*_proj"  # attention and feed-forward layers of the language model, in every family
+LORA_LANGUAGE = r".*\.(language_model|text_model)\..*_proj"  # attention and feed-forward layers, in every family
+LORA_VISION = (r".*\.(visual\.blocks|vision_model\.encoder\.layers|vision_tower\.encoder\.layer)\.\d+\."
+               r".*(qkv|proj|fc1|fc2|projection_layer)")  # the same of the vision tower
+_VISION = (".visual.", ".vision_model.", ".vision_tower.")  # what the families call their tower
 
 
 def adapt(
     model: PreTrainedModel,  # changed in place
     lora_rank: int = 0,  # of adapters in the language model; 0 for none
-    frozen_vision: bool = False,  # keep the weights of the vision tower; adapters do so anyway
+    frozen_vision: bool = False,  # keep the weights of the vision tower
+    lora_vision: bool = False,  # adapters in the vision tower too
 ) -> PreTrainedModel | PeftModel:
     """Choose what training changes: adapters (arXiv 2106.09685), all but the vision tower, or every weight."""
     if lora_rank:
-        config = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+        targets = f"({LORA_LANGUAGE})|({LORA_VISION})" if lora_vision and not frozen_vision else LORA_LANGUAGE
+        config = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=targets, task_type="CAUSAL_LM")
         return get_peft_model(model, config)
     for name, weights in model.named_parameters():
-        weights.requires_grad_(not (frozen_vision and ".visual." in name))
+        weights.requires_grad_(not (frozen_vision and any(part in name for part in _VISION)))
     return model

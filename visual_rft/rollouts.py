@@ -21,13 +21,13 @@ __all__ = ['encode_prompts', 'Prefill', 'prompt_positions', 'prefill', 'group_ro
 
 # %% ../nbs/10_rollouts.ipynb #c007
 def encode_prompts(
-    processor: ProcessorMixin,  # of a Qwen-VL family
+    processor: ProcessorMixin,  # of any image-text-to-text model
     problems: Sequence[str],  # the user's texts
     images: Sequence[Image.Image],  # one picture each
 ) -> BatchFeature:
     """Model inputs for a batch of prompts, padded on the left, images included."""
     texts = processor.apply_chat_template([chat(p) for p in problems], add_generation_prompt=True, tokenize=False)
-    return processor(text=texts, images=list(images), padding=True, padding_side="left", return_tensors="pt")
+    return processor(text=texts, images=[[image] for image in images], padding=True, padding_side="left", return_tensors="pt")
 
 # %% ../nbs/10_rollouts.ipynb #c016
 @dataclass
@@ -189,18 +189,31 @@ def _decode(model: PreTrainedModel, state: Prefill, sampling: Sampling, generato
         hidden = continue_with(model, state, token[:, None], offset=step)[:, -1]
     return rollouts
 
+# %% ../nbs/10_rollouts.ipynb #c045d2
+def _rows_of_inputs(model: PreTrainedModel, inputs: BatchFeature, rows_of: Tensor) -> dict[str, Tensor]:
+    """The inputs of these rows, in a new order; tiles of pictures are counted by their placeholders."""
+    chosen, tokens = {}, inputs["input_ids"]
+    for key, value in inputs.items():
+        if len(value) == len(tokens):
+            chosen[key] = value[rows_of.to(value.device)].to(model.device)
+        else:
+            tiles = (tokens == model.config.image_token_id).sum(1) // model.config.image_seq_length
+            parts = value.split(tiles.tolist())
+            chosen[key] = torch.cat([parts[row] for row in rows_of.tolist()]).to(model.device)
+    return chosen
+
 # %% ../nbs/10_rollouts.ipynb #c045e
 def _generate(
     model: PreTrainedModel, inputs: BatchFeature, rows_of: Tensor, sampling: Sampling, generator: torch.Generator | None
 ) -> Rollouts:
-    """The same draw by Transformers' `generate`, for models with as many pictures as prompts; nothing is shared."""
+    """The same draw by Transformers' `generate`, with none of the model's own habits; nothing is shared."""
     heat = dict(temperature=sampling.temperature, top_p=sampling.top_p) if sampling.temperature else {}
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens, min_new_tokens=sampling.min_new_tokens, do_sample=bool(heat), **heat,
-        top_k=sampling.top_k or None, eos_token_id=stop_tokens(model), pad_token_id=stop_tokens(model)[0],
+        top_k=sampling.top_k, repetition_penalty=1.0, eos_token_id=stop_tokens(model), pad_token_id=stop_tokens(model)[0],
         suppress_tokens=vision_tokens(model) or None, return_dict_in_generate=True, output_logits=True,
     )
-    rows = {key: value.to(model.device)[rows_of] for key, value in inputs.items()}
+    rows = _rows_of_inputs(model, inputs, rows_of)
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
         out = model.generate(**rows, generation_config=config)
