@@ -1,6 +1,7 @@
 """Five families in the layout of their published checkpoints: frames, adapters, sampling, training, saving."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,8 @@ def test_adapters_sit_in_every_layer_that_is_asked_for(published) -> None:
         adapted = models.adapt(models.load(str(folder))[0], 4, lora_vision=vision)
         found = [name for name, _ in adapted.named_parameters() if "lora_A" in name]
         language = [name for name in found if "language_model" in name or "text_model" in name]
-        tower = {name.split(".blocks.")[-1].split(".layers.")[-1].split(".layer.")[-1] for name in set(found) - set(language)}
-        assert len(language) == 2 * 7  # two layers with four projections of attention and three of the feed-forward part
+        tower = [re.split(r"\.(?:blocks|layers|layer)\.", name)[-1] for name in set(found) - set(language)]
+        assert len(language) == 2 * 7  # two layers: four projections of attention, three of the feed-forward part
         assert {name.split(".")[0] for name in tower} == ({"0", "1"} if vision else set())
         assert len(tower) >= 2 * 4 * vision
 

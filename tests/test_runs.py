@@ -24,6 +24,7 @@ SMALL = {
     "sft": "--steps 4 --save-every 2 --batch 2 --shots 1".split(),
     "pretrain": "--stage look --steps 4 --every 2 --scenes 1 --singles 1".split(),
 }
+SMALL["grpo-lora"] = [*SMALL["grpo"], "--lora-rank", "4"]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -32,7 +33,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def command(method: str, folder: Path, model: str) -> list[str]:
     start = [] if method == "pretrain" else ["--model", model]
-    return [*VISUAL_RFT, method, *SMALL[method], *start, "--threads", "1", "--out", str(folder)]
+    return [*VISUAL_RFT, method.split("-")[0], *SMALL[method], *start, "--threads", "1", "--out", str(folder)]
 
 
 def half_done(method: str, folder: Path) -> bool:
@@ -60,6 +61,24 @@ def test_a_killed_run_ends_like_an_unbroken_one(method: str, tmp_path: Path, tin
     columns = [read_log(folder / "metrics.csv") for folder in (whole, broken)]
     for name in set(columns[0]) - {"seconds", "seconds_a_step"}:
         assert columns[0][name] == pytest.approx(columns[1][name], nan_ok=True), name
+
+
+def test_a_killed_evaluation_ends_like_an_unbroken_one(tmp_path: Path, tiny_folder: str) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    test = [*VISUAL_RFT, "evaluate", "--task", "few-shot", "--model", tiny_folder, "--threads", "1", "--out"]
+    subprocess.run([*test, str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen([*test, str(broken)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 240
+    while not (broken / "completions.jsonl").is_file() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "summary.json").is_file(), "the kill came too late to prove anything"
+    done = (broken / "completions.jsonl").read_bytes()
+    subprocess.run([*test, str(broken)], check=True, capture_output=True)
+    for name in ("completions.jsonl", "summary.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert (broken / "completions.jsonl").read_bytes().startswith(done[:done.rfind(b"\n") + 1])
 
 
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
