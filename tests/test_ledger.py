@@ -131,6 +131,21 @@ def test_each_method_is_compared_with_its_own_start(runs: Path) -> None:
     assert ledger.recorded_gains(runs)[:2] == [sft, grpo] and len(ledger.recorded_gains(runs)) == 4
 
 
+def test_the_plain_question_has_a_line_and_a_start_of_its_own(runs: Path) -> None:
+    study = runs / "few-shot-detection"
+    for seed, plain in enumerate((0.5, 0.7)):
+        cell = dict(SFT={"AP": 0.1 * (seed + 1)}, GRPO={"AP": 0.3}, sft_learning_rate=1e-4)
+        record(study / f"shots-4-seed-{seed}", **cell | {"GRPO, plain question": {"AP": plain}})
+    row = find_row(3, "2B", "4-shot", "Visual-RFT")
+    found = ledger.compare_number(row, "mAP", runs, plain=True)
+    assert found.gains == pytest.approx([0.4, 0.6]) and found.over_sft == pytest.approx([0.4, 0.5])
+    assert ledger.compare_number(ONE_SHOT, "mAP", runs, plain=True).scores == []
+    table = lines(ledger.ledger_table(runs, 3))
+    methods = [line[1] for line in table if line[0] == row.label]
+    assert methods == ["SFT", "Visual-RFT", "Visual-RFT, plain question"] and len(table) == 14 + 1
+    assert table[-1][1] != methods[-1] and [line for line in table if line[1] == methods[-1]][0][4].startswith("60.0 ±")
+
+
 @pytest.mark.parametrize(("paper", "ours", "verdict"), [
     (14.0, [0.10, 0.12, 0.11], "yes"), (14.0, [-0.10, -0.12, -0.11], "no"), (-4.3, [-0.10, -0.12], "yes"),
     (14.0, [0.30, 0.01, 0.02], "unclear"), (14.0, [0.0, 0.0], "unclear"), (0.0, [0.1, 0.12], "unclear"),

@@ -375,21 +375,24 @@ class Comparison:
 
 
 _ARMS = {"SFT": "SFT", "Visual-RFT": "GRPO"}  # method of the paper -> name in the records
+_PLAIN = "GRPO, plain question"  # recorded too: the same method without the request to think
 
 # %% ../nbs/16_ledger.ipynb #c080
 def compare_number(
     row: Row,  # of the paper
     column: str,  # of its table
     runs_folder: Path,  # with a folder for each study
+    plain: bool = False,  # Visual-RFT asked for the answer alone, as SFT is, instead of asked to think
 ) -> Comparison:
     """What is recorded for a number of the paper; the lists are empty where nothing is."""
     place, arm = counterpart(row, column), _ARMS.get(row.method)
     if place is None or arm is None:
         return Comparison(row, column)
+    rewarded, arm = arm == "GRPO", _PLAIN if plain and arm == "GRPO" else arm
     cells = read_cells(runs_folder / place.study).get(place.shots, [])
-    cells = [cell for cell in cells if place.key in cell["SFT"] and place.key in cell["GRPO"]]
+    cells = [cell for cell in cells if all(place.key in cell.get(name, {}) for name in ("SFT", arm))]
     scores, start = [cell[arm][place.key] for cell in cells], start_score(place, arm == "GRPO", runs_folder)
-    leads = [cell["GRPO"][place.key] - cell["SFT"][place.key] for cell in cells] if arm == "GRPO" else []
+    leads = [cell[arm][place.key] - cell["SFT"][place.key] for cell in cells] if rewarded else []
     return Comparison(row, column, scores, [] if start is None else [score - start for score in scores], leads)
 
 # %% ../nbs/16_ledger.ipynb #c083
@@ -444,10 +447,10 @@ def _ours(found: Comparison, runs_folder: Path) -> str:
     return ", ".join(shown) or NOT_RECORDED
 
 # %% ../nbs/16_ledger.ipynb #c094
-def _line(row: Row, column: str, runs_folder: Path) -> list[str]:
+def _line(row: Row, column: str, runs_folder: Path, plain: bool = False) -> list[str]:
     """A line of the ledger."""
-    found = compare_number(row, column, runs_folder)
-    cells = [row.label, row.method, column, f"{row.values[column]}", _ours(found, runs_folder)]
+    found = compare_number(row, column, runs_folder, plain)
+    cells = [row.label, row.method + ", plain question" * plain, column, f"{row.values[column]}", _ours(found, runs_folder)]
     for method, ours in (("baseline", found.gains), ("SFT", found.over_sft)):
         if row.method not in ("SFT", "Visual-RFT") or row.method == method:
             cells += ["", "", ""]
@@ -464,8 +467,11 @@ def ledger_table(
     table_number: int,  # 2 to 8
 ) -> str:
     """A table of the paper beside the miniature, as Markdown: every row, every number that sums it up."""
-    table = PAPER[table_number]
-    lines = [_line(row, column, runs_folder) for row in table.rows for column in table.measures]
+    table, lines = PAPER[table_number], []
+    for row, column in ((row, column) for row in table.rows for column in table.measures):
+        lines.append(_line(row, column, runs_folder))
+        if row.method == "Visual-RFT" and compare_number(row, column, runs_folder, plain=True).scores:
+            lines.append(_line(row, column, runs_folder, plain=True))
     return f"**Table {table_number}.** {table.title}\n\n" + _markdown(_HEAD, lines)
 
 # %% ../nbs/16_ledger.ipynb #c117
