@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
+import matplotlib.pyplot as plt
 
 from . import miniature, models, prompts
 from .data import dataset
@@ -27,8 +28,9 @@ from .shaping import ap_reward, threshold_schedule, thresholded_iou
 from .studies import STUDIES
 
 # %% auto #0
-__all__ = ['Rates', 'RISING', 'REWARD_ARMS', 'SAMPLING_ARMS', 'WEIGHT_ARMS', 'SFT_ARMS', 'ARMS', 'STUDY', 'SHOTS', 'PLAIN', 'Arm',
-           'thoughtful_rows', 'describe', 'run_arm', 'ablation_table', 'run_ablations']
+__all__ = ['Rates', 'RISING', 'REWARD_ARMS', 'SAMPLING_ARMS', 'WEIGHT_ARMS', 'SFT_ARMS', 'ARMS', 'STUDY', 'SHOTS', 'PLAIN',
+           'BASE', 'Recorded', 'Arm', 'thoughtful_rows', 'describe', 'run_arm', 'recorded_arms', 'ablation_table',
+           'ablation_figure', 'run_ablations']
 
 # %% ../nbs/15b_ablations.ipynb #c006
 Rates = tuple[float, ...]
@@ -176,23 +178,58 @@ def _studied(study: Path, method: str) -> dict[int, dict]:
 
 # %% ../nbs/15b_ablations.ipynb #c027
 _HEAD = "| arm | AP | difference | well-formed | boxes | words of thinking | training (s) | seeds |\n" + "|---" * 8 + "|"
-PLAIN = "GRPO, plain question"  # an arm of the study itself
+PLAIN, BASE = "GRPO, plain question", "as it is"  # an arm of the study itself; what all arms are compared with
+Recorded = dict[int, dict]  # seed -> scores
 
 
+def recorded_arms(
+    folder: Path,  # with a folder for each arm, and in it one for each seed
+    study: Path,  # the recorded table of few-shot detection, to compare with
+) -> dict[str, dict[str, Recorded]]:
+    """For GRPO and SFT: their scores in the study, under BASE, and those of every arm that was run, by title."""
+    found = {method: {BASE: _studied(study, method)} for method in ("GRPO", "SFT")}
+    found["GRPO"]["grpo: asked for the answer alone"] = _studied(study, PLAIN)
+    for name, arm in ARMS.items():
+        seeds = sorted((folder / name).glob("seed-*/summary.json"))
+        found[arm.method.upper()][f"{arm.method}: {arm.title}"] = {int(p.parent.name[5:]): read_json(p) for p in seeds}
+    return {method: {title: arms for title, arms in group.items() if arms or title == BASE}
+            for method, group in found.items()}
+
+# %% ../nbs/15b_ablations.ipynb #c027t
 def ablation_table(
     folder: Path,  # with a folder for each arm, and in it one for each seed
     study: Path,  # the recorded table of few-shot detection, to compare with
 ) -> str:
     """A Markdown table: every arm that was run, and its difference from GRPO or SFT as they are, within seeds."""
-    lines, plain = [_HEAD], _studied(study, PLAIN)
-    for method in ("GRPO", "SFT"):
-        base = _studied(study, method)
-        lines += [_line(f"**{method}, as it is**", base, {})] if base else []
-        lines += [_line("grpo: asked for the answer alone", plain, base)] if plain and method == "GRPO" else []
-        for name, arm in ARMS.items():
-            found = {int(p.parent.name[5:]): read_json(p) for p in sorted((folder / name).glob("seed-*/summary.json"))}
-            lines += [_line(f"{arm.method}: {arm.title}", found, base)] if found and arm.method == method.lower() else []
+    lines = [_HEAD]
+    for method, group in recorded_arms(folder, study).items():
+        base = group.pop(BASE)
+        lines += [_line(f"**{method}, {BASE}**", base, {})] if base else []
+        lines += [_line(title, found, base) for title, found in group.items()]
     return "\n".join(lines)
+
+# %% ../nbs/15b_ablations.ipynb #c027f
+def ablation_figure(
+    folder: Path,  # with a folder for each arm, and in it one for each seed
+    study: Path,  # the recorded table of few-shot detection, to compare with
+) -> plt.Figure:
+    """Differences in AP of every arm from GRPO or SFT as they are: a dot for each seed, mean and two standard errors."""
+    gaps = {}
+    for group in recorded_arms(folder, study).values():
+        base = group.pop(BASE)
+        for title, found in group.items():
+            gaps[title] = [each["AP"] - base[seed]["AP"] for seed, each in found.items() if seed in base]
+    gaps = {title: values for title, values in gaps.items() if values}
+    figure, axis = plt.subplots(figsize=(7, 0.6 + 0.24 * len(gaps)))
+    for place, values in enumerate(gaps.values()):
+        axis.scatter(values, [place] * len(values), s=14, color="C0", alpha=0.6)
+        error = 2 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0
+        axis.errorbar(statistics.mean(values), place, xerr=error, fmt="|", color="black", capsize=3)
+    axis.axvline(0, color="grey", linewidth=0.8)
+    axis.set(yticks=range(len(gaps)), yticklabels=list(gaps), xlabel="difference in AP within seeds")
+    axis.invert_yaxis()
+    figure.tight_layout()
+    return figure
 
 # %% ../nbs/15b_ablations.ipynb #c031
 def run_ablations(
