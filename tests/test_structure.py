@@ -14,7 +14,7 @@ FLOORS = [
     ["gauntlet"],
     ["shaping"],
     ["data"],
-    ["miniature"],
+    ["miniature", "sources"],
     ["studies"],
     ["records"],
     ["models"],

@@ -20,7 +20,7 @@ from .parsing import PARSERS
 
 # %% auto #0
 __all__ = ['REQUIRED', 'FEATURES', 'SUFFIXES', 'encode_image', 'detection_row', 'classification_row', 'grounding_row', 'dataset',
-           'load_rows']
+           'task_of', 'category_of', 'encoded', 'load_rows']
 
 # %% ../nbs/06_data.ipynb #c007
 REQUIRED = ("image", "problem", "solution")  # the columns of the paper's data sets
@@ -91,7 +91,9 @@ def dataset(
     return datasets.Dataset.from_list(rows, features=FEATURES)
 
 # %% ../nbs/06_data.ipynb #c034
-def _task_of(solution: str) -> str:
+def task_of(
+    solution: str,  # the reference answer with its tags
+) -> str:
     """The task that a solution belongs to, by its form."""
     for task in ("detection", "grounding"):
         parsed = PARSERS[task](solution, thinking=False)
@@ -103,8 +105,12 @@ def _task_of(solution: str) -> str:
 _ASKED = re.compile(r"belonging to the category '(.{1,200}?)' in the image|Find every (.{1,200}?) in the image\.")
 
 
-def _category_of(task: str, problem: str, solution: str) -> str:
-    """The class that a row is about, as far as its texts tell: the one asked for, or the name that is the answer."""
+def category_of(
+    task: str,  # detection, classification or grounding
+    problem: str,  # the question
+    solution: str,  # the reference answer with its tags
+) -> str:
+    """The class that a row is about, as far as its texts tell: the one asked for or the answer; else empty."""
     if task == "classification":
         return PARSERS[task](solution, thinking=False).name or ""
     asked = _ASKED.search(problem) if task == "detection" else None
@@ -151,10 +157,10 @@ def _check_texts(row: object, where: str) -> None:
 def _checked(row: dict, where: str, folder: Path) -> dict:
     """A row with every column of FEATURES; raises with the row and what was expected."""
     _check_texts(row, where)
-    task = row.get("task") or _task_of(row["solution"])
+    task = row.get("task") or task_of(row["solution"])
     if not isinstance(task, str) or task not in PARSERS:
         raise ValueError(f"{where}: column 'task': unknown task {task!r}; expected one of {list(PARSERS)}")
-    category = row.get("category") or _category_of(task, row["problem"], row["solution"])
+    category = row.get("category") or category_of(task, row["problem"], row["solution"])
     return dict(
         image=_check_image(row["image"], where, folder), problem=row["problem"], solution=row["solution"], task=task,
         category=str(category),
@@ -182,8 +188,10 @@ def _read_json(path: Path) -> list:
     return rows[0]
 
 # %% ../nbs/06_data.ipynb #c046
-def _encoded(stored: datasets.Dataset) -> datasets.Dataset:
-    """The same rows, pictures not decoded."""
+def encoded(
+    stored: datasets.Dataset,  # with or without a column of pictures
+) -> datasets.Dataset:
+    """The same rows, pictures not decoded: dictionaries with the bytes of the file."""
     pictures = isinstance(stored.features.get("image"), datasets.Image)
     return stored.cast_column("image", datasets.Image(decode=False)) if pictures else stored
 
@@ -195,13 +203,13 @@ def _read_saved(path: Path) -> datasets.Dataset:
         if "train" not in stored:
             raise ValueError(f"{path}: expected a split named 'train', got {sorted(stored)}")
         stored = stored["train"]
-    return _encoded(stored)
+    return encoded(stored)
 
 
 def _read_parquet(path: Path) -> datasets.Dataset:
     """The rows of a Parquet file."""
     try:
-        return _encoded(datasets.Dataset.from_parquet(str(path)))
+        return encoded(datasets.Dataset.from_parquet(str(path)))
     except (ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(f"{path}: cannot be read as Parquet: {error}") from None
 
@@ -218,7 +226,7 @@ def _is_hub_name(path: str | Path) -> bool:
 def _read_repository(name: str) -> datasets.Dataset:
     """The split `train` of a data set on the hub, or of a folder laid out like one."""
     try:
-        return _encoded(datasets.load_dataset(name, split="train"))
+        return encoded(datasets.load_dataset(name, split="train"))
     except OSError as error:  # not there, or no connection
         reason = " ".join(str(error).split())[:300]
         raise FileNotFoundError(f"{name}: neither found here nor fetched from the hub: {reason}") from None
