@@ -15,7 +15,7 @@ FLOORS = [
     ["shaping"],
     ["data"],
     ["miniature", "sources"],
-    ["studies"],
+    ["studies", "checks"],
     ["records"],
     ["models"],
     ["pretraining", "rollouts", "grpo"],
