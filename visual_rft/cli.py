@@ -202,7 +202,7 @@ def _add_fine_tune(commands: argparse._SubParsersAction, name: str) -> None:
     train.set_defaults(run=_fine_tune)
     _model_options(train)
     train.add_argument("--data", default="", metavar="FILE",
-                       help=".jsonl, .json, .parquet or a saved data set (default: the rows of a study)")
+                       help=".jsonl, .json, .parquet, a folder or a name on the hub (default: the rows of a study)")
     train.add_argument("--study", default="few-shot-detection", metavar="NAME",
                        help="few-shot-detection, open-vocabulary, few-shot-classification or reasoning-grounding "
                             "(default: %(default)s)")
@@ -227,7 +227,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--task", default="base", metavar="NAME",
                           help="a miniature benchmark: base, designs, novel, few-shot, naming, known-artists, "
                                "unseen-artists, creatures or grounding (default: %(default)s)")
-    evaluate.add_argument("--data", default="", metavar="FILE", help="your own rows instead")
+    evaluate.add_argument("--data", default="", metavar="FILE", help="your own rows instead, as for training")
     evaluate.add_argument("--out", default="", metavar="FOLDER",
                           help="keep answers and scores there, and go on from them")
 

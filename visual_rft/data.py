@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from . import prompts
 from .parsing import PARSERS
 
 # %% auto #0
-__all__ = ['REQUIRED', 'FEATURES', 'encode_image', 'detection_row', 'classification_row', 'grounding_row', 'dataset', 'load_rows']
+__all__ = ['REQUIRED', 'FEATURES', 'SUFFIXES', 'encode_image', 'detection_row', 'classification_row', 'grounding_row', 'dataset',
+           'task_of', 'category_of', 'encoded', 'load_rows']
 
 # %% ../nbs/06_data.ipynb #c007
 REQUIRED = ("image", "problem", "solution")  # the columns of the paper's data sets
@@ -29,16 +31,18 @@ FEATURES = datasets.Features({
 
 # %% ../nbs/06_data.ipynb #c010
 def encode_image(
-    image: Image.Image,  # any mode
+    image: Image.Image | bytes,  # of any mode, or the bytes of a picture file
 ) -> dict:
-    """A picture as `datasets` stores it: PNG bytes, decoded only when used."""
+    """A picture as `datasets` stores it, decoded only when used: PNG bytes, or those of the file as they are."""
+    if isinstance(image, bytes):
+        return {"bytes": image, "path": None}
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}
 
 # %% ../nbs/06_data.ipynb #c017
 def detection_row(
-    image: Image.Image,  # the picture
+    image: Image.Image | bytes,  # the picture, or the bytes of its file
     category: str,  # the class to find
     boxes: Sequence[Sequence[int]],  # its true boxes in thousandths; none for a negative
     thinking: bool = True,  # ask for a think part
@@ -51,7 +55,7 @@ def detection_row(
 
 # %% ../nbs/06_data.ipynb #c024
 def classification_row(
-    image: Image.Image,  # the picture
+    image: Image.Image | bytes,  # the picture, or the bytes of its file
     label: str,  # the true name
     kind: str = "object",  # what the prompt calls the thing
     thinking: bool = True,  # ask for a think part
@@ -64,7 +68,7 @@ def classification_row(
 
 # %% ../nbs/06_data.ipynb #c027
 def grounding_row(
-    image: Image.Image,  # the picture
+    image: Image.Image | bytes,  # the picture, or the bytes of its file
     query: str,  # what the one object must fit
     category: str,  # its class
     box: Sequence[int],  # its true box in thousandths
@@ -87,13 +91,30 @@ def dataset(
     return datasets.Dataset.from_list(rows, features=FEATURES)
 
 # %% ../nbs/06_data.ipynb #c034
-def _task_of(solution: str) -> str:
+def task_of(
+    solution: str,  # the reference answer with its tags
+) -> str:
     """The task that a solution belongs to, by its form."""
     for task in ("detection", "grounding"):
         parsed = PARSERS[task](solution, thinking=False)
         if parsed.boxes or parsed.no_objects or parsed.rejected:
             return task
     return "classification"
+
+# %% ../nbs/06_data.ipynb #c035n
+_ASKED = re.compile(r"belonging to the category '(.{1,200}?)' in the image|Find every (.{1,200}?) in the image\.")
+
+
+def category_of(
+    task: str,  # detection, classification or grounding
+    problem: str,  # the question
+    solution: str,  # the reference answer with its tags
+) -> str:
+    """The class that a row is about, as far as its texts tell: the one asked for or the answer; else empty."""
+    if task == "classification":
+        return PARSERS[task](solution, thinking=False).name or ""
+    asked = _ASKED.search(problem) if task == "detection" else None
+    return (asked[1] or asked[2]) if asked else ""
 
 # %% ../nbs/06_data.ipynb #c037
 def _stored_bytes(image: object, where: str, folder: Path) -> tuple[bytes, str]:
@@ -136,12 +157,13 @@ def _check_texts(row: object, where: str) -> None:
 def _checked(row: dict, where: str, folder: Path) -> dict:
     """A row with every column of FEATURES; raises with the row and what was expected."""
     _check_texts(row, where)
-    task = row.get("task") or _task_of(row["solution"])
+    task = row.get("task") or task_of(row["solution"])
     if not isinstance(task, str) or task not in PARSERS:
         raise ValueError(f"{where}: column 'task': unknown task {task!r}; expected one of {list(PARSERS)}")
+    category = row.get("category") or category_of(task, row["problem"], row["solution"])
     return dict(
         image=_check_image(row["image"], where, folder), problem=row["problem"], solution=row["solution"], task=task,
-        category=str(row.get("category") or ""),
+        category=str(category),
     )
 
 # %% ../nbs/06_data.ipynb #c044
@@ -166,42 +188,91 @@ def _read_json(path: Path) -> list:
     return rows[0]
 
 # %% ../nbs/06_data.ipynb #c046
-def _read_folder(path: Path) -> datasets.Dataset:
-    """The rows of a folder made by `save_to_disk`, pictures still encoded."""
+def encoded(
+    stored: datasets.Dataset,  # with or without a column of pictures
+) -> datasets.Dataset:
+    """The same rows, pictures not decoded: dictionaries with the bytes of the file."""
+    pictures = isinstance(stored.features.get("image"), datasets.Image)
+    return stored.cast_column("image", datasets.Image(decode=False)) if pictures else stored
+
+
+def _read_saved(path: Path) -> datasets.Dataset:
+    """The rows of a folder made by `save_to_disk`."""
     stored = datasets.load_from_disk(str(path))
     if isinstance(stored, datasets.DatasetDict):
         if "train" not in stored:
             raise ValueError(f"{path}: expected a split named 'train', got {sorted(stored)}")
         stored = stored["train"]
-    encoded = isinstance(stored.features.get("image"), datasets.Image)
-    return stored.cast_column("image", datasets.Image(decode=False)) if encoded else stored
+    return encoded(stored)
 
 
-def _read_parquet(path: Path) -> list:
-    """The rows of a Parquet file, pictures still encoded."""
+def _read_parquet(path: Path) -> datasets.Dataset:
+    """The rows of a Parquet file."""
     try:
-        return datasets.Dataset.from_parquet(str(path)).to_list()
+        return encoded(datasets.Dataset.from_parquet(str(path)))
     except (ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(f"{path}: cannot be read as Parquet: {error}") from None
 
+# %% ../nbs/06_data.ipynb #c046n
+SUFFIXES = (".jsonl", ".json", ".parquet")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def _is_hub_name(path: str | Path) -> bool:
+    """Whether a text has the form of a data set on the hub; a `Path` never has."""
+    return isinstance(path, str) and bool(_HUB_NAME.fullmatch(path)) and not path.endswith(SUFFIXES)
+
+
+def _read_repository(name: str) -> datasets.Dataset:
+    """The split `train` of a data set on the hub, or of a folder laid out like one."""
+    try:
+        return encoded(datasets.load_dataset(name, split="train"))
+    except OSError as error:  # not there, or no connection
+        reason = " ".join(str(error).split())[:300]
+        raise FileNotFoundError(f"{name}: neither found here nor fetched from the hub: {reason}") from None
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{name}: cannot be read as a data set: {' '.join(str(error).split())[:300]}") from None
+
+# %% ../nbs/06_data.ipynb #c047n
+def _holds_pictures(rows: list | datasets.Dataset) -> bool:
+    """Whether the rows are a table with the bytes of all its pictures inside."""
+    if not isinstance(rows, datasets.Dataset) or not isinstance(rows.features.get("image"), datasets.Image):
+        return False
+    return not any(chunk.field("bytes").null_count for chunk in rows.data.column("image").chunks)
+
+
+def _complete(stored: datasets.Dataset, checked: Iterable[dict]) -> datasets.Dataset:
+    """A stored table with the task and the category of its checked rows; pictures stay where they are."""
+    added = [(row["task"], row["category"]) for row in checked]
+    table = stored.select_columns(list(REQUIRED)).cast_column("image", datasets.Image())
+    for name, column in zip(("task", "category"), zip(*added)):
+        table = table.add_column(name, list(column))
+    return table if table.features == FEATURES else table.cast(FEATURES)
+
 # %% ../nbs/06_data.ipynb #c048
+def _read(path: str | Path) -> list | datasets.Dataset:
+    """The rows of a data set of any kind, not checked yet."""
+    file = Path(path)
+    if not file.exists():
+        if _is_hub_name(path):
+            return _read_repository(str(path))
+        raise FileNotFoundError(f"data set not found: {path}")
+    if file.is_dir():
+        saved = any((file / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        return _read_saved(file) if saved else _read_repository(str(file))
+    if file.suffix not in SUFFIXES:
+        raise ValueError(f"{file}: expected .jsonl, .json, .parquet or a folder, not {file.suffix or 'no suffix'!r}")
+    return _read_parquet(file) if file.suffix == ".parquet" else _read_json(file)
+
+# %% ../nbs/06_data.ipynb #c048n
 def load_rows(
-    path: str | Path,  # .jsonl, .json (a list), .parquet, or a folder made by `save_to_disk`
+    path: str | Path,  # .jsonl, .json (a list), .parquet, a folder (saved, or with Parquet files), or a name on the hub
 ) -> datasets.Dataset:
     """Read and check a data set; errors name the file, the row and what was expected."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"data set not found: {path}")
-    if path.is_dir():
-        rows = _read_folder(path)
-    elif path.suffix == ".parquet":
-        rows = _read_parquet(path)
-    elif path.suffix in (".json", ".jsonl"):
-        rows = _read_json(path)
-    else:
-        raise ValueError(f"{path}: expected .jsonl, .json, .parquet or a folder, not {path.suffix or 'no suffix'!r}")
+    rows = _read(path)
     if len(rows) == 0:
         raise ValueError(f"{path}: the data set is empty: expected at least one row")
-    folder = path.parent if path.is_file() else path
-    return dataset(_checked(dict(row) if isinstance(row, dict) else row, f"{path}, row {number}", folder)
-                   for number, row in enumerate(rows, start=1))
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
+    checked = (_checked(dict(row) if isinstance(row, dict) else row, f"{path}, row {number}", folder)
+               for number, row in enumerate(rows, start=1))
+    return _complete(rows, checked) if _holds_pictures(rows) else dataset(checked)
