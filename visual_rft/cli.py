@@ -11,9 +11,9 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
-from .settings import CompareSettings, GRPOSettings, PretrainConfig, SFTSettings, Workload
+from .settings import LARGE, CompareSettings, GRPOSettings, PretrainConfig, SFTSettings, Workload
 
 # %% auto #0
 __all__ = ['METHODS', 'DESCRIPTION', 'EPILOG', 'parser', 'main']
@@ -47,14 +47,16 @@ def _names(text: str) -> tuple[str, ...]:
 
 # %% ../nbs/19_cli.ipynb #c011
 def _dataclass_options(parser: argparse.ArgumentParser, kind: type) -> None:
-    """One option for every field of a settings class, with its default; a yes-or-no field is a switch."""
+    """One option for every field of a settings class, with its default; a yes-or-no field is a pair of switches."""
+    large = parser.add_argument_group("large models")
     for item in fields(kind):
+        add = (large if item.name in LARGE else parser).add_argument
         name, value, meaning = f"--{item.name.replace('_', '-')}", item.default, item.metadata["help"]
         if value is False:
-            parser.add_argument(name, action="store_true", help=meaning)
+            add(name, action=argparse.BooleanOptionalAction, default=False, help=meaning)
             continue
         meaning = f"{meaning} (default: {value!r})".replace("%", "%%")  # argparse fills in %(...)s
-        parser.add_argument(name, type=type(value), default=value, metavar=type(value).__name__.upper(), help=meaning)
+        add(name, type=type(value), default=value, metavar=type(value).__name__.upper(), help=meaning)
 
 
 def _settings(kind: type, arguments: argparse.Namespace, **more: object) -> object:
@@ -100,13 +102,23 @@ def _compare(arguments: argparse.Namespace, command: str) -> None:
 METHODS = {"grpo": GRPOSettings, "sft": SFTSettings}
 
 
+def _hub_name(name: str) -> str:
+    """The data set of a recipe; raises ValueError when its rows have to be built first."""
+    from visual_rft.recipes import read_recipe
+
+    data = read_recipe(name).data
+    if not data.hub:
+        raise ValueError(f"recipe {name}: no rows of {data.source} are on the hub; build them and give the file by --data")
+    return data.hub
+
+
 def _rows(arguments: argparse.Namespace):
     """The training rows: a file of the user's, or those of a study."""
     from visual_rft.data import load_rows
     from visual_rft.reproduce import find_study
 
-    if arguments.data:
-        return load_rows(arguments.data)
+    if arguments.data or arguments.recipe:
+        return load_rows(arguments.data or _hub_name(arguments.recipe))
     return find_study(arguments.study).train(arguments.shots, arguments.seed, arguments.command != "sft")
 
 
@@ -118,8 +130,30 @@ def _fine_tune(arguments: argparse.Namespace, command: str) -> None:
 
     torch.set_num_threads(arguments.threads)
     settings = _settings(METHODS[arguments.command], arguments)
+    details = dict(recipe=arguments.recipe, size=arguments.size) if arguments.recipe else {}
     fine_tune(arguments.command, arguments.model, _rows(arguments), settings, arguments.out, command,
-              data=arguments.data, study=arguments.study, shots=arguments.shots, seed=arguments.seed)
+              data=arguments.data, study=arguments.study, shots=arguments.shots, seed=arguments.seed, **details)
+
+# %% ../nbs/19_cli.ipynb #c020b
+def _subparser(whole: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
+    """The parser of a command."""
+    return next(action.choices for action in whole._actions if action.dest == "command")[command]
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; those that are not given come from its recipe, if it names one."""
+    whole = parser()
+    chosen = whole.parse_args(words)
+    if not getattr(chosen, "recipe", ""):
+        return chosen
+    from visual_rft.recipes import read_recipe, settings_of
+
+    recipe = read_recipe(chosen.recipe)
+    if recipe.method != chosen.command:
+        raise ValueError(f"recipe {recipe.name} is for the command {recipe.method}, not {chosen.command}")
+    usual = asdict(settings_of(recipe, chosen.size)) | dict(model=recipe.model)
+    _subparser(whole, chosen.command).set_defaults(**usual)
+    return whole.parse_args(words)
 
 # %% ../nbs/19_cli.ipynb #c022
 def _pretrain(arguments: argparse.Namespace, command: str) -> None:
@@ -202,7 +236,12 @@ def _add_fine_tune(commands: argparse._SubParsersAction, name: str) -> None:
     train.set_defaults(run=_fine_tune)
     _model_options(train)
     train.add_argument("--data", default="", metavar="FILE",
-                       help=".jsonl, .json, .parquet or a saved data set (default: the rows of a study)")
+                       help=".jsonl, .json, .parquet or a saved data set (default: the rows of the recipe or a study)")
+    train.add_argument("--recipe", default="", metavar="NAME",
+                       help="a row of the paper, such as table3-2b-4shot-grpo, or a .yaml file; its values take the "
+                            "place of the defaults")
+    train.add_argument("--size", default="a100", metavar="NAME",
+                       help="of the recipe: 8xa100, a100, l4 or t4 (default: %(default)s)")
     train.add_argument("--study", default="few-shot-detection", metavar="NAME",
                        help="few-shot-detection, open-vocabulary, few-shot-classification or reasoning-grounding "
                             "(default: %(default)s)")
@@ -303,9 +342,9 @@ def main(
 ) -> int:
     """Run one command; a mistake in the input is one line on stderr and exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = parser().parse_args(words)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        chosen = _parsed(words)
         _be_quiet()
         chosen.run(chosen, shlex.join(["visual-rft", *words]))
     except (ValueError, OSError) as error:

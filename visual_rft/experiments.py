@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from . import miniature, models
 from .data import load_rows
 from .evaluation import answer_rows, read_completions, score_rows
 from .figures import answers_figure
-from .records import read_json, read_log, start_run, write_json, write_text
+from .records import first_process, read_json, read_log, start_run, write_json, write_text
 from .rewards import Reward
-from .settings import CompareSettings, GRPOSettings, SFTSettings
+from .settings import CompareSettings, GRPOSettings, SFTSettings, recorded
 from .sft import train_sft
 from .trainer import train_grpo
 
@@ -60,17 +62,34 @@ def test_set(settings: CompareSettings, thinking: bool = True) -> datasets.Datas
     return miniature.test_rows(categories, settings.test_scenes, settings.test_negatives, thinking)
 
 # %% ../nbs/15_experiments.ipynb #c024
+def _whole(model: PreTrainedModel | PeftModel, start: str, settings: SFTSettings | GRPOSettings) -> PreTrainedModel:
+    """A trained model with its adapters merged; into 16 or 32 bits, for merging into 4 would round them away."""
+    if not settings.lora_rank:
+        return model
+    if not settings.quantised:
+        return model.merge_and_unload()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        base, _ = models.load(_place(start), models.stored_dtype(settings.dtype, settings.lora_rank))
+        return PeftModel.from_pretrained(base, folder).merge_and_unload()
+
+# %% ../nbs/15_experiments.ipynb #c024x
 def _train(
     method: str, start: str, rows: datasets.Dataset, settings: SFTSettings | GRPOSettings, folder: Path,
     options: dict
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Train from the newest checkpoint on, and write the result; adapters are merged into the weights."""
-    model, processor = open_model(start)
+    if settings.quantised and not settings.lora_rank:
+        raise ValueError("quantised weights cannot be trained; set lora_rank, so that adapters are")
+    dtype = models.stored_dtype(settings.dtype, settings.lora_rank)
+    model, processor = models.load(_place(start), dtype, settings.quantised, settings.max_pixels)
     model = models.adapt(model, settings.lora_rank, settings.frozen_vision)
     model = {"sft": train_sft, "grpo": train_grpo}[method](model, processor, rows, folder, settings, **options)
-    model = model.merge_and_unload() if settings.lora_rank else model
-    processor.save_pretrained(folder / "model")
-    model.save_pretrained(folder / "model")
+    model = _whole(model, start, settings)
+    if first_process():
+        processor.save_pretrained(folder / "model")
+        if not (folder / "model" / "model.safetensors").is_file():  # an engine with shards has written them together
+            model.save_pretrained(folder / "model")
     return model, processor
 
 # %% ../nbs/15_experiments.ipynb #c024b
@@ -87,14 +106,14 @@ def fine_tune(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Fine-tune once, with a full record; a finished run is loaded, a broken one goes on from its last checkpoint."""
     config = dict(task=rows["task"][0], method=method, model=start or "tiny-vlm", rows=len(rows))
-    config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=asdict(settings), command=command)
+    config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=recorded(settings), command=command)
     options = {name: given for name, given in dict(rewards=rewards, watched=watched).items() if given}
     own = {name: [reward.__name__ for reward in given] for name, given in options.items()}
     folder = start_run(folder, config | own | details)
     if (folder / "model" / "model.safetensors").is_file():
         return models.load(str(folder / "model"))
     model, processor = _train(method, start, rows, settings, folder, options)
-    for checkpoint in folder.glob("checkpoint-*"):  # the trained model is written, its way there is no longer needed
+    for checkpoint in folder.glob("checkpoint-*") if first_process() else ():  # the trained model is written, its way there is no longer needed
         shutil.rmtree(checkpoint)
     return model, processor
 
@@ -229,7 +248,7 @@ def compare(
     folder = Path(folder)
     known = dict(task="detection", method="compare", model=settings.model or "tiny-vlm", command=command)
     known["model_hash"] = weights_hash(settings.model)
-    start_run(folder, asdict(settings) | known)
+    start_run(folder, asdict(settings) | dict(sft=recorded(settings.sft), grpo=recorded(settings.grpo)) | known)
     print(f"1/3  the start: {settings.test_scenes + settings.test_negatives} unseen pictures", flush=True)
     results = {"start": _test_start(settings, folder / "base", known, thinking=True),
                "start, plain question": _test_start(settings, folder / "base-plain", known, thinking=False)}
@@ -243,4 +262,3 @@ def compare(
     folders = {"start": folder / "base", "SFT": _sft_folder(folder, rate), "GRPO": folder / "grpo"}
     _report(settings, folder, results, folders)
     return results
-
