@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from checkpoints import FAMILIES, write_checkpoint
 from PIL import Image
-from visual_rft.sources import PUBLISHED
 
 from visual_rft.data import classification_row, dataset, detection_row
+from visual_rft.sources import PUBLISHED
 
 PAPER_PROMPT = (  # the form of the published prompts, which name the category in quotation marks
     "Detect all objects belonging to the category '{}' in the image, and provide the bounding boxes "

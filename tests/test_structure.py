@@ -27,6 +27,7 @@ FLOORS = [
     ["reproduce"],
     ["ledger"],
     ["ablations", "probes"],
+    ["recipes"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

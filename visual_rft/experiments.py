@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from . import miniature, models
 from .data import load_rows
 from .evaluation import answer_rows, read_completions, score_rows
+from .families import framed_rows, plain_model
 from .figures import answers_figure
-from .records import read_json, read_log, sole_use, start_run, write_json, write_text
+from .records import first_process, read_json, read_log, sole_use, start_run, write_json, write_text
 from .rewards import Reward
-from .settings import CompareSettings, GRPOSettings, SFTSettings
+from .settings import CompareSettings, GRPOSettings, SFTSettings, recorded
 from .sft import train_sft
 from .trainer import train_grpo
 
@@ -60,17 +63,33 @@ def test_set(settings: CompareSettings, thinking: bool = True) -> datasets.Datas
     return miniature.test_rows(categories, settings.test_scenes, settings.test_negatives, thinking)
 
 # %% ../nbs/15_experiments.ipynb #c024
+def _whole(model: PreTrainedModel | PeftModel, start: str, settings: SFTSettings | GRPOSettings) -> PreTrainedModel:
+    """A trained model as others can use it; adapters over 4 bits go onto the start in 16 or 32, to lose nothing."""
+    if not settings.quantised:
+        return plain_model(model)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        base, _ = models.load(_place(start), models.stored_dtype(settings.dtype, settings.lora_rank))
+        return plain_model(PeftModel.from_pretrained(base, folder))
+
+# %% ../nbs/15_experiments.ipynb #c024x
 def _train(
     method: str, start: str, rows: datasets.Dataset, settings: SFTSettings | GRPOSettings, folder: Path,
     options: dict
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Train from the newest checkpoint on, and write the result; adapters are merged into the weights."""
-    model, processor = open_model(start)
-    model = models.adapt(model, settings.lora_rank, settings.frozen_vision)
+    if settings.quantised and not settings.lora_rank:
+        raise ValueError("quantised weights cannot be trained; set lora_rank, so that adapters are")
+    dtype = models.stored_dtype(settings.dtype, settings.lora_rank)
+    model, processor = models.load(_place(start), dtype, settings.quantised, settings.max_pixels)
+    rows = framed_rows(rows, model, processor)
+    model = models.adapt(model, settings.lora_rank, settings.frozen_vision, settings.lora_vision)
     model = {"sft": train_sft, "grpo": train_grpo}[method](model, processor, rows, folder, settings, **options)
-    model = model.merge_and_unload() if settings.lora_rank else model
-    processor.save_pretrained(folder / "model")
-    model.save_pretrained(folder / "model")
+    model = _whole(model, start, settings)
+    if first_process():
+        processor.save_pretrained(folder / "model")
+        if not (folder / "model" / "model.safetensors").is_file():  # an engine with shards has written them together
+            model.save_pretrained(folder / "model")
     return model, processor
 
 # %% ../nbs/15_experiments.ipynb #c024b
@@ -87,15 +106,15 @@ def fine_tune(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Fine-tune once, with a full record, or go on; ValueError for a folder of another run or in use elsewhere."""
     config = dict(task=rows["task"][0], method=method, model=start or "tiny-vlm", rows=len(rows))
-    config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=asdict(settings), command=command)
+    config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=recorded(settings))
     options = {name: given for name, given in dict(rewards=rewards, watched=watched).items() if given}
     own = {name: [reward.__name__ for reward in given] for name, given in options.items()}
-    folder = start_run(folder, config | own | details)
+    folder = start_run(folder, config | own | details | dict(command=command))
     if (folder / "model" / "model.safetensors").is_file():
         return models.load(str(folder / "model"))
     with sole_use(folder):
         model, processor = _train(method, start, rows, settings, folder, options)
-    for checkpoint in folder.glob("checkpoint-*"):  # the trained model is written, its way there is no longer needed
+    for checkpoint in folder.glob("checkpoint-*") if first_process() else ():  # no longer needed
         shutil.rmtree(checkpoint)
     return model, processor
 
@@ -117,6 +136,7 @@ def score_once(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "summary.json").is_file():
+        rows = framed_rows(rows, model, processor)
         scores = score_rows(rows, answer_rows(model, processor, rows, folder=folder))
         write_json(folder / "summary.json", scores | more)
     return read_json(folder / "summary.json")
@@ -135,7 +155,8 @@ def evaluate(
     rows = load_rows(path) if path else miniature.benchmark(task)
     model, processor = open_model(name)
     if not folder:
-        return score_rows(rows, answer_rows(model, processor, rows))
+        framed = framed_rows(rows, model, processor)
+        return score_rows(framed, answer_rows(model, processor, framed))
     config = dict(task=path or task, method="base", shots=0, seed=0, model=name or "tiny-vlm", command=command)
     start_run(folder, config | dict(model_hash=weights_hash(name), data_hash=data_hash(rows)))
     return score_once(model, processor, rows, folder)
@@ -230,7 +251,7 @@ def compare(
     folder = Path(folder)
     known = dict(task="detection", method="compare", model=settings.model or "tiny-vlm", command=command)
     known["model_hash"] = weights_hash(settings.model)
-    start_run(folder, asdict(settings) | known)
+    start_run(folder, asdict(settings) | dict(sft=recorded(settings.sft), grpo=recorded(settings.grpo)) | known)
     print(f"1/3  the start: {settings.test_scenes + settings.test_negatives} unseen pictures", flush=True)
     results = {"start": _test_start(settings, folder / "base", known, thinking=True),
                "start, plain question": _test_start(settings, folder / "base-plain", known, thinking=False)}
@@ -244,4 +265,3 @@ def compare(
     folders = {"start": folder / "base", "SFT": _sft_folder(folder, rate), "GRPO": folder / "grpo"}
     _report(settings, folder, results, folders)
     return results
-

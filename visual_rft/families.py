@@ -18,7 +18,8 @@ from .boxes import from_resized, from_thousandths, resized_size
 from .parsing import parse_detection, parse_grounding
 
 # %% auto #0
-__all__ = ['FAMILIES', 'Family', 'family_of', 'limits_of', 'framed_rows', 'to_pixels', 'save_model', 'model_card', 'push_model']
+__all__ = ['FAMILIES', 'Family', 'family_of', 'limits_of', 'framed_rows', 'to_pixels', 'plain_model', 'save_model', 'model_card',
+           'push_model']
 
 # %% ../nbs/08b_families.ipynb #f006
 @dataclass(frozen=True)
@@ -102,21 +103,27 @@ def to_pixels(
     return from_resized(boxes, *size, **limits_of(processor))
 
 # %% ../nbs/08b_families.ipynb #f024
-def save_model(
-    model: PreTrainedModel,  # trained, with or without adapters
-    processor: ProcessorMixin,  # its processor
-    folder: str | Path,  # made when missing
+def plain_model(
+    model: PreTrainedModel,  # trained, with or without adapters; changed in place
 ) -> PreTrainedModel:
-    """Write a model that others can use: adapters merged, cache on, plain greedy generation; the model that was written."""
+    """A model without adapters and without habits: cache on, greedy generation, the tokens that end an answer."""
     model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     known = model.generation_config
     model.generation_config = GenerationConfig(
         eos_token_id=known.eos_token_id, pad_token_id=known.pad_token_id, bos_token_id=known.bos_token_id, use_cache=True)
     for config in (model.config, model.config.get_text_config()):
         config.use_cache = True
-    processor.save_pretrained(folder)
-    model.save_pretrained(folder)
     return model
+
+
+def save_model(
+    model: PreTrainedModel,  # trained, with or without adapters
+    processor: ProcessorMixin,  # its processor
+    folder: str | Path,  # made when missing
+) -> None:
+    """Write a model that others can use, with its adapters merged."""
+    processor.save_pretrained(folder)
+    plain_model(model).save_pretrained(folder)
 
 # %% ../nbs/08b_families.ipynb #f029
 def model_card(

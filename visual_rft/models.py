@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerFast
 from transformers import ProcessorMixin, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
 from transformers import Qwen2VLVideoProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
@@ -21,8 +23,9 @@ from transformers import Qwen3VLVideoProcessor
 from .miniature import asset_path
 
 # %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'PATCH', 'MERGE', 'FAMILIES', 'SHIPPED', 'LORA_LANGUAGE', 'LORA_VISION',
-           'train_tokenizer', 'tiny_processor', 'tiny_vlm', 'load', 'tiny_folder', 'adapt']
+__all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'PATCH', 'MERGE', 'FAMILIES', 'SHIPPED', 'LORA_LANGUAGE', 'LORA_VISION', 'DTYPES',
+           'train_tokenizer', 'tiny_processor', 'tiny_vlm', 'limit_pixels', 'load', 'tiny_folder', 'adapt',
+           'stored_dtype']
 
 # %% ../nbs/08_models.ipynb #c006
 SPECIAL_TOKENS = (
@@ -170,16 +173,41 @@ def _check_folder(folder: Path) -> None:
         if not any(folder.glob(pattern)):
             raise FileNotFoundError(f"model folder {folder} has no {what}")
 
+# %% ../nbs/08_models.ipynb #c055c
+def limit_pixels(
+    processor: ProcessorMixin,  # of a Qwen-VL family; changed in place
+    max_pixels: int,  # a larger picture is shrunk to at most so many
+) -> None:
+    """Set the largest size of a picture; raises ValueError below the smallest one."""
+    size = dict(processor.image_processor.size)
+    if max_pixels < size["shortest_edge"]:
+        raise ValueError(f"max_pixels is {max_pixels}, but the processor makes no picture smaller than "
+                         f"{size['shortest_edge']} pixels")
+    processor.image_processor.size = {"shortest_edge": size["shortest_edge"], "longest_edge": max_pixels}
+
+# %% ../nbs/08_models.ipynb #c055d
+def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Weights of the language model in 4 bits (QLoRA, arXiv 2305.14314); the vision tower and the head stay as they are."""
+    if find_spec("bitsandbytes") is None:
+        raise ValueError("quantised weights need the package bitsandbytes, which is not installed")
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                              bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=["visual", "lm_head"])
+
 
 def load(
     name: str,  # a folder, or a name on the hub
     dtype: torch.dtype = torch.float32,  # of the weights
+    quantised: bool = False,  # hold the weights of the language model in 4 bits, by bitsandbytes
+    max_pixels: int = 0,  # a larger picture is shrunk; 0 for the limit of the processor
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A vision-language model and its processor, by their own recorded classes; weights from safetensors only."""
+    options = dict(quantization_config=_four_bits(dtype)) if quantised else {}
     if Path(name).is_dir():
         _check_folder(Path(name))
     processor = AutoProcessor.from_pretrained(name)
-    return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True), processor
+    if max_pixels:
+        limit_pixels(processor, max_pixels)
+    return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True, **options), processor
 
 # %% ../nbs/08_models.ipynb #c065
 SHIPPED = ("tiny-vlm", "tiny-vlm-reader")
@@ -214,3 +242,16 @@ def adapt(
     for name, weights in model.named_parameters():
         weights.requires_grad_(not (frozen_vision and any(part in name for part in _VISION)))
     return model
+
+# %% ../nbs/08_models.ipynb #c066i
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def stored_dtype(
+    dtype: str,  # one of DTYPES
+    lora_rank: int = 0,  # of adapters; 0 when the weights themselves are trained
+) -> torch.dtype:
+    """The number format of the weights as they are loaded; raises ValueError for an unknown one."""
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    return torch.float32 if dtype == "float16" and not lora_rank else getattr(torch, dtype)

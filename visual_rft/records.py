@@ -25,8 +25,8 @@ except ImportError:  # Windows
     fcntl = None
 
 # %% auto #0
-__all__ = ['PACKAGES', 'write_text', 'write_json', 'read_json', 'environment', 'start_run', 'sole_use', 'log_line', 'read_log',
-           'forget_after', 'last_checkpoint', 'RecordCallback']
+__all__ = ['PACKAGES', 'write_text', 'write_json', 'read_json', 'environment', 'first_process', 'start_run', 'sole_use',
+           'log_line', 'read_log', 'forget_after', 'last_checkpoint', 'RecordCallback']
 
 # %% ../nbs/07a_records.ipynb #c007
 def write_text(path: Path, text: str) -> None:
@@ -89,6 +89,11 @@ def environment() -> dict:
         packages={name: _version(name) for name in PACKAGES}, commit=_commit(),
     )
 
+# %% ../nbs/07a_records.ipynb #c020b
+def first_process() -> bool:
+    """Whether this process writes the records: the only one, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
 # %% ../nbs/07a_records.ipynb #c021
 def start_run(
     folder: str | Path,  # of the run, made when missing
@@ -98,6 +103,8 @@ def start_run(
     folder, config = Path(folder), json.loads(json.dumps(config))  # as it will be read again: tuples become lists
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
+    if not first_process():
+        return folder
     if path.is_file():
         known = read_json(path)
         changed = sorted(key for key in {*known, *config} - {"command"} if known.get(key) != config.get(key))
@@ -177,8 +184,9 @@ class RecordCallback(TrainerCallback):
         self.bar, self.started = None, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        forget_after(self.path, state.global_step)
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label)
+        if first_process():
+            forget_after(self.path, state.global_step)
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, disable=not first_process())
         self.started = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -186,7 +194,7 @@ class RecordCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         row = {name: logs[key] for key, name in self.columns.items() if key in (logs or {})}
-        if row:
+        if row and first_process():
             log_line(self.path, dict(step=state.global_step, seconds=time.perf_counter() - self.started) | row)
             self.bar.set_postfix({name: f"{value:.3f}" for name, value in list(row.items())[:3]})
 

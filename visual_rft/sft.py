@@ -8,13 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
-import torch
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import SFTConfig, SFTTrainer
 
 from .records import RecordCallback
 from .settings import SFTSettings
-from .trainer import chat_rows, run_trainer
+from .trainer import chat_rows, run_trainer, shared_options
 
 # %% auto #0
 __all__ = ['train_sft']
@@ -33,14 +32,7 @@ _SFT_COLUMNS = {
 
 def _sft_config(settings: SFTSettings, folder: str | Path) -> SFTConfig:
     """TRL's configuration for these settings."""
-    cpu = not torch.cuda.is_available()
-    return SFTConfig(
-        output_dir=str(folder), max_steps=settings.steps, per_device_train_batch_size=settings.batch,
-        learning_rate=settings.learning_rate, lr_scheduler_type="linear", warmup_steps=settings.warmup,
-        seed=settings.seed, save_steps=settings.save_every, save_total_limit=1, logging_steps=1, use_cpu=cpu,
-        bf16=not cpu, max_length=None, gradient_checkpointing=False, report_to="none", disable_tqdm=True,
-        adam_beta2=0.99, optim="adamw_torch",
-    )
+    return SFTConfig(**shared_options(settings, folder), per_device_train_batch_size=settings.batch, max_length=None)
 
 # %% ../nbs/13_sft.ipynb #c023
 def train_sft(

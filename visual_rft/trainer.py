@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
@@ -20,11 +21,11 @@ from .packing import Packed, pack, packed_states, score_tokens
 from .records import RecordCallback, last_checkpoint
 from .rewards import REWARD_SETS, Reward
 from .rollouts import Sampling, sample
-from .settings import GRPOSettings
+from .settings import GRPOSettings, SFTSettings
 
 # %% auto #0
 __all__ = ['GRPO_COLUMNS', 'split_images', 'distinct_rows', 'answer_packed', 'shuffle_groups', 'VisualGRPOTrainer', 'chat_rows',
-           'grpo_config', 'run_trainer', 'train_grpo']
+           'shared_options', 'grpo_config', 'run_trainer', 'train_grpo']
 
 # %% ../nbs/12_trainer.ipynb #c012
 def split_images(
@@ -238,17 +239,33 @@ def chat_rows(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.add_column("prompt", [[{"role": "user", "content": text}] for text in rows["problem"]])
 
 # %% ../nbs/12_trainer.ipynb #c040
+def shared_options(
+    settings: GRPOSettings | SFTSettings,  # of a run
+    folder: str | Path,  # of its checkpoints
+) -> dict:
+    """What the configurations of all trainers of TRL have in common; both methods get the same optimiser and schedule."""
+    cpu, constant = not torch.cuda.is_available(), settings.schedule == "constant"
+    return dict(
+        output_dir=str(folder), max_steps=settings.steps, learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if constant else settings.schedule, warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay, adam_beta2=0.99, optim="adamw_torch", seed=settings.seed,
+        save_steps=settings.save_every, save_total_limit=1, logging_steps=1, report_to="none", disable_tqdm=True,
+        gradient_accumulation_steps=settings.accumulate, gradient_checkpointing=settings.checkpointing,
+        gradient_checkpointing_kwargs=dict(use_reentrant=False) if settings.checkpointing else None,
+        use_cpu=cpu, bf16=not cpu and settings.dtype != "float16", fp16=not cpu and settings.dtype == "float16",
+    )
+
+# %% ../nbs/12_trainer.ipynb #c040b
 def grpo_config(settings: GRPOSettings, folder: str | Path) -> GRPOConfig:
-    """TRL's configuration for these settings."""
-    cpu = not torch.cuda.is_available()
+    """TRL's configuration for these settings; raises ValueError when vLLM is asked for and not installed."""
+    if settings.vllm and find_spec("vllm") is None:
+        raise ValueError("completions by vLLM need the package vllm, which is not installed")
     return GRPOConfig(
-        output_dir=str(folder), max_steps=settings.steps, per_device_train_batch_size=settings.prompts * settings.group,
-        num_generations=settings.group, learning_rate=settings.learning_rate, lr_scheduler_type="linear",
-        warmup_steps=settings.warmup, beta=settings.beta, temperature=settings.temperature,
+        **shared_options(settings, folder), per_device_train_batch_size=settings.prompts * settings.group,
+        num_generations=settings.group, beta=settings.beta, temperature=settings.temperature,
         max_completion_length=settings.max_completion_length, loss_type=settings.loss, scale_rewards=settings.scale,
-        seed=settings.seed, save_steps=settings.save_every, save_total_limit=1, logging_steps=1, use_cpu=cpu,
-        bf16=not cpu, gradient_checkpointing=False, report_to="none", disable_tqdm=True, adam_beta2=0.99,
-        optim="adamw_torch", multi_objective_aggregation=settings.combine, use_bias_correction_kl=False,
+        multi_objective_aggregation=settings.combine, use_bias_correction_kl=False,
+        use_vllm=bool(settings.vllm), vllm_mode=settings.vllm or "colocate",
     )
 
 # %% ../nbs/12_trainer.ipynb #c061
@@ -273,6 +290,8 @@ def run_trainer(
         trainer._load_from_checkpoint(checkpoint)
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        trainer.save_model(str(Path(folder) / "model"))
 
 # %% ../nbs/12_trainer.ipynb #c069
 def train_grpo(
