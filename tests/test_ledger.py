@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from visual_rft import ledger
-from visual_rft.cli import parser
+from visual_rft.cli import _parsed
 from visual_rft.ledger import NOT_RECORDED, PAPER, PAPER_ROWS, Comparison, Counterpart, Row, find_row
+from visual_rft.recipes import read_recipe
 from visual_rft.records import write_json
 from visual_rft.reproduce import mean_and_error
 from visual_rft.studies import STUDIES
@@ -222,26 +223,24 @@ def test_every_row_is_shown(number: int, tmp_path: Path) -> None:
 
 def test_commands_are_understood_by_the_command_line() -> None:
     commands = [command for row in PAPER_ROWS for command in ledger.gpu_command(row).splitlines()]
-    assert len(commands) == 24
+    assert len(commands) == 68
     for command in commands:
         words = command.split()
-        arguments = parser().parse_args(words[1:])
+        arguments = _parsed(words[1:])
         assert words[0] == "visual-rft" and arguments.model.startswith("Qwen/Qwen2-VL-")
-        assert arguments.data.startswith("ViRFT_") and arguments.data.endswith(".parquet")
+        assert ("--data FILE" in command) == (read_recipe(arguments.recipe).data.hub == "")
 
 
 def test_commands_have_the_settings_of_the_paper() -> None:
-    command = ledger.gpu_command(find_row(7, "7B", "-", "Visual-RFT"))
-    found = vars(parser().parse_args(command.split()[1:]))
-    expected = dict(model="Qwen/Qwen2-VL-7B-Instruct", data="ViRFT_COCO_base65.parquet", group=4, prompts=16, steps=750,
-                    learning_rate=1e-6, warmup=0, beta=0.04, loss="grpo", rewards="released", max_completion_length=256)
-    assert {key: found[key] for key in expected} == expected
-    few = vars(parser().parse_args(ledger.gpu_command(find_row(3, "2B", "4-shot", "Visual-RFT")).split()[1:]))
-    assert (few["group"], few["steps"]) == (8, 200)
+    found = vars(_parsed(ledger.gpu_command(find_row(7, "2B", "-", "Visual-RFT")).split()[1:]))
+    expected = dict(model="Qwen/Qwen2-VL-2B-Instruct", group=8, steps=750, learning_rate=1e-6, warmup=0, beta=0.04,
+                    loss="grpo", rewards="released", max_completion_length=256)
+    assert {key: found[key] for key in expected} == expected and found["prompts"] * found["accumulate"] == 16
+    few = vars(_parsed(ledger.gpu_command(find_row(3, "7B", "4-shot", "Visual-RFT")).split()[1:]))
+    assert (few["group"], few["steps"]) == (4, 200)
 
 
 def test_rows_without_a_command_say_what_is_missing() -> None:
     assert all(bool(ledger.gpu_command(row)) != bool(ledger.missing_data(row)) for row in PAPER_ROWS)
-    assert ledger.missing_data(find_row(2, "2B", "16-shot", "SFT")) == "the 16-shot pictures are not published"
-    assert "ReasonSeg" in ledger.missing_data(find_row(6, "7B", "-", "SFT"))
+    assert "anime" in ledger.missing_data(find_row(5, "2B", "4-shot", "SFT"))
     assert all(ledger.missing_data(row) == "nothing to train" for row in PAPER_ROWS if row not in TRAINED)

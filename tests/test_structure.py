@@ -15,7 +15,7 @@ FLOORS = [
     ["shaping"],
     ["data"],
     ["miniature", "sources"],
-    ["studies", "checks"],
+    ["studies", "checks", "recipes"],
     ["records"],
     ["models"],
     ["families"],
@@ -27,7 +27,6 @@ FLOORS = [
     ["reproduce"],
     ["ledger"],
     ["ablations", "probes"],
-    ["recipes"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

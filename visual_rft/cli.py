@@ -263,7 +263,7 @@ def _add_fine_tune(commands: argparse._SubParsersAction, name: str) -> None:
     _dataclass_options(train, METHODS[name])
     train.add_argument("--out", required=True, metavar="FOLDER", help="resumes when it holds a checkpoint")
 
-
+# %% ../nbs/19_cli.ipynb #c026p
 def _add_pretrain(commands: argparse._SubParsersAction) -> None:
     """The command `pretrain`."""
     pretrain = commands.add_parser("pretrain", help="make the tiny VLM, one stage at a time")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from .recipes import Recipe, launch_command, read_recipe, recipe_names
 from .records import read_json
 from .reproduce import read_cells, read_start
 from .studies import STUDIES
@@ -20,7 +21,7 @@ from .studies import STUDIES
 __all__ = ['PAPER', 'PAPER_ROWS', 'NOT_RECORDED', 'Row', 'Table', 'parse_table', 'find_row', 'paper_table', 'Slip',
            'average_slips', 'gain_over', 'gain_slips', 'repeated_scores', 'slip_table', 'Counterpart', 'counterpart',
            'why_none', 'start_score', 'Comparison', 'compare_number', 'same_sign', 'percent', 'ledger_table',
-           'recorded_gains', 'missing_data', 'gpu_command', 'gpu_table']
+           'recorded_gains', 'row_recipes', 'missing_data', 'gpu_command', 'gpu_table']
 
 # %% ../nbs/16_ledger.ipynb #c006
 @dataclass(frozen=True)
@@ -482,49 +483,29 @@ def recorded_gains(
     found = [compare_number(row, column, runs_folder) for row in PAPER_ROWS for column in PAPER[row.table].measures]
     return [comparison for comparison in found if comparison.gains]
 
-# %% ../nbs/16_ledger.ipynb #c121
-_NAMING = (
-    "ViRFT_CLS_flower_4_shot", "ViRFT_CLS_pets37_4shot", "ViRFT_CLS_fgvc_aircraft_4_shot", "ViRFT_CLS_car196_4shot",
-)
-_HUB = {  # table and setting -> names of the published sets of laolao77 on the Hugging Face hub
-    (2, "4-shot"): _NAMING, (3, "4-shot"): ("ViRFT_COCO_8_cate_4_shot",), (4, "10-shot"): ("ViRFT_LVIS_few_shot",),
-    (7, "-"): ("ViRFT_COCO_base65",), (8, "-"): ("ViRFT_COCO_base65",),
-}
-
 # %% ../nbs/16_ledger.ipynb #c123
+def row_recipes(
+    row: Row,  # of the paper
+) -> list[Recipe]:
+    """The recipes of all trainings behind a row; none where nothing was trained or the pictures are not public."""
+    place = (row.table, row.model, row.setting, row.method)
+    return [recipe for recipe in map(read_recipe, recipe_names()) if place in recipe.rows]
+
+
 def missing_data(
     row: Row,  # of the paper
 ) -> str:
-    """Why a row cannot be trained from published pictures; empty where it can."""
+    """Why a row cannot be trained; empty where it can."""
     if row.method not in ("SFT", "Visual-RFT"):
         return "nothing to train"
-    if (row.table, row.setting) in _HUB:
-        return ""
-    if row.table == 6:
-        return "the 239 pictures of ReasonSeg are not on the hub; they have to be fetched and converted"
-    return "the anime pictures are not published" if row.table == 5 else f"the {row.setting} pictures are not published"
-
-# %% ../nbs/16_ledger.ipynb #c124
-_SETTINGS = {
-    "Visual-RFT": "--group {group} --prompts 16 --steps {steps} --learning-rate 1e-6 --warmup 0 --beta 0.04 "
-                  "--loss grpo --rewards released --max-completion-length 256",
-    "SFT": "--batch 64 --steps 200 --warmup 100 --lora-rank 8",
-}
+    return "the anime pictures are not published" if row.table == 5 else ""
 
 # %% ../nbs/16_ledger.ipynb #c126
 def gpu_command(
     row: Row,  # of the paper
 ) -> str:
-    """The command that trains a row on a GPU, a line for each data set; empty where the pictures are not published."""
-    if missing_data(row):
-        return ""
-    command, lines = _ARMS[row.method].lower(), []
-    group, steps = 8 if row.model == "2B" else 4, 750 if row.table in (7, 8) else 200
-    settings = _SETTINGS[row.method].format(group=group, steps=steps)
-    for name in _HUB[row.table, row.setting]:
-        lines.append(f"visual-rft {command} --model Qwen/Qwen2-VL-{row.model}-Instruct --data {name}.parquet "
-                     f"{settings} --out runs/gpu/{name}-{row.model}-{command}")
-    return "\n".join(lines)
+    """The command that trains a row on one A100, a line for each recipe; empty where it cannot be trained."""
+    return "\n".join(launch_command(recipe, "a100", f"runs/gpu/{recipe.name}") for recipe in row_recipes(row))
 
 # %% ../nbs/16_ledger.ipynb #c129
 def gpu_table(
