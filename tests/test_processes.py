@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from visual_rft.records import read_json, read_log
+
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
@@ -37,3 +39,20 @@ def test_two_processes_give_the_gradients_of_one(tiny_folder, one, tmp_path, mod
             gap = (start[name] - two[name] - gradient).norm()
             assert gap <= 1e-5 * gradient.norm() + 1e-7, name
     assert sum((start[name] - one[name]).norm() for name in one if name in start) > 0.1
+
+
+def test_two_processes_write_one_record(tiny_folder, tmp_path) -> None:
+    """The command line under a launcher: one log, one model, and the whole step of both processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29518",
+              "--no-python", "--", str(Path(sys.executable).with_name("visual-rft"))]
+    options = "--steps 2 --batch 1 --accumulate 2 --save-every 1 --shots 1 --threads 1 --lora-rank 2 --warmup 0"
+    command = [*launch, "sft", *options.split(), "--model", tiny_folder, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_log(tmp_path / "run" / "metrics.csv")["step"] == [1, 2]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "README.md", "config.json", "env.json", "metrics.csv", "model"]
+    folders = tmp_path / "run" / "model", Path(tiny_folder)
+    trained, start = (load_file(folder / "model.safetensors") for folder in folders)
+    assert trained.keys() == start.keys() and any(not torch.equal(trained[name], start[name]) for name in start)
+    assert read_json(tmp_path / "run" / "config.json")["settings"]["accumulate"] == 2

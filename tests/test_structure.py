@@ -27,6 +27,7 @@ FLOORS = [
     ["reproduce"],
     ["ledger"],
     ["ablations", "probes"],
+    ["doctor"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -61,6 +62,7 @@ def test_modules_import_downwards(module: str) -> None:
         ("rewards", ["torch", "transformers", "scipy", "datasets"]),
         ("cli", ["torch", "transformers", "numpy"]),
         ("settings", ["torch", "numpy"]),
+        ("doctor", ["torch", "transformers", "numpy", "huggingface_hub"]),
         ("advantages", ["torch"]),
         ("parsing", ["numpy", "torch"]),
     ],

@@ -223,6 +223,15 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
     else:
         print(reproduce(_plan(arguments), folder, command, arguments.keep))
 
+# %% ../nbs/19_cli.ipynb #c022g
+def _doctor(arguments: argparse.Namespace, command: str) -> int:
+    """Say what will work on this machine; 1 when Python or torch is broken."""
+    from visual_rft.doctor import broken, look, report
+
+    machine = look()
+    print(report(machine))
+    return int(broken(machine))
+
 # %% ../nbs/19_cli.ipynb #c024
 def _add_compare(commands: argparse._SubParsersAction) -> None:
     """The command `compare`."""
@@ -322,9 +331,15 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     add("--keep", action="store_true", help="keep the trained weights")
     add("--out", default="", metavar="FOLDER", help="finished cells found there are kept (default: runs/studies/TABLE)")
 
+# %% ../nbs/19_cli.ipynb #c027d
+def _add_doctor(commands: argparse._SubParsersAction) -> None:
+    """The command `doctor`."""
+    commands.add_parser("doctor", help="what will work on this machine, and what will not").set_defaults(run=_doctor)
+
 # %% ../nbs/19_cli.ipynb #c029
 DESCRIPTION = "Visual reinforcement fine-tuning of vision-language models, on a laptop or a GPU."
 EPILOG = """examples:
+  visual-rft doctor                        what will work on this machine, and what will not
   visual-rft compare --quick               a few steps of the few-shot study, to see that all works
   visual-rft compare --out runs/study      the whole study: start, SFT, GRPO, one table, one figure
   visual-rft evaluate --task naming        name single objects in unseen views
@@ -345,6 +360,7 @@ def parser() -> argparse.ArgumentParser:
     _add_reproduce(commands)
     _add_bench(commands)
     _add_push(commands)
+    _add_doctor(commands)
     return main
 
 # %% ../nbs/19_cli.ipynb #c050
@@ -364,17 +380,17 @@ def _be_quiet() -> None:
 def main(
     arguments: Sequence[str] | None = None,  # the command line without the program's name
 ) -> int:
-    """Run one command; a mistake in the input is one line on stderr and exit code 2."""
+    """Run one command; 0 when done, 2 with one line on stderr for a mistake in the input."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         chosen = _parsed(words)
-        _be_quiet()
-        chosen.run(chosen, shlex.join(["visual-rft", *words]))
+        if chosen.command != "doctor":
+            _be_quiet()
+        return chosen.run(chosen, shlex.join(["visual-rft", *words])) or 0
     except (ValueError, OSError) as error:
         print(f"visual-rft: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("visual-rft: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    return 0
