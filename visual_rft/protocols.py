@@ -498,7 +498,7 @@ def limit_pixels(
 def _shard(rows: datasets.Dataset, folder: str | Path, index: int, count: int) -> tuple[datasets.Dataset, Path]:
     """The rows of a process, and where it keeps its answers; raises ValueError for more processes than rows."""
     if not 0 <= index < count <= len(rows):
-        raise ValueError(f"shard {index} of {count}: expected a number from 0 on, and at most {len(rows)} shards for the rows")
+        raise ValueError(f"shard {index} of {count}: expected a number from 0 on, and at most {len(rows)} shards")
     return rows.shard(count, index, contiguous=True), Path(folder) / f"shard-{index}-of-{count}"
 
 # %% ../nbs/14b_protocols.ipynb #p110
