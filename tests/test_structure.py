@@ -23,7 +23,7 @@ FLOORS = [
     ["packing"],
     ["trainer"],
     ["sft", "evaluation", "figures"],
-    ["experiments", "benchmark"],
+    ["experiments", "benchmark", "protocols"],
     ["reproduce"],
     ["ledger"],
     ["ablations", "probes"],
