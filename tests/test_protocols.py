@@ -36,7 +36,6 @@ from visual_rft.protocols import (
     coco_results,
     cumulative_mask_iou,
     judged_results,
-    limit_pixels,
     lvis_ap,
     mask_iou,
     masks_from_boxes,
@@ -526,18 +525,18 @@ def test_pixel_limits_reach_the_picture(tiny) -> None:
     picture, factor = Image.new("RGB", (300, 200)), models.PATCH * models.MERGE
     try:
         for least, most in ((1024, 20_000), (1024, 60_000), (100_000, 200_000)):
-            limit_pixels(processor, least, most)
+            models.limit_pixels(processor, most, least)
             inputs = encode_prompts(processor, ["What?"], [picture])
             width, height = resized_size(300, 200, factor=factor, min_pixels=least, max_pixels=most)
             assert inputs["image_grid_thw"][0].tolist() == [1, height // models.PATCH, width // models.PATCH]
             assert least <= width * height <= most
     finally:
         processor.image_processor.size = before
-    for least, most in ((0, 5), (6, 5)):
+    for least, most in ((-1, 5), (6, 5)):
         with pytest.raises(ValueError, match="min_pixels <= max_pixels"):
-            limit_pixels(processor, least, most)
+            models.limit_pixels(processor, most, least)
     with pytest.raises(ValueError, match="Qwen-VL processor"):
-        limit_pixels(processor.tokenizer, 1, 2)
+        models.limit_pixels(processor.tokenizer, 2)
 
 
 def test_published_limits_in_tokens() -> None:

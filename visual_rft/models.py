@@ -19,6 +19,7 @@ from transformers import ProcessorMixin, Qwen2_5_VLConfig, Qwen2_5_VLForConditio
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
 from transformers import Qwen2VLVideoProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers import Qwen3VLVideoProcessor
+from transformers.image_utils import SizeDict
 
 from .miniature import asset_path
 
@@ -177,13 +178,16 @@ def _check_folder(folder: Path) -> None:
 def limit_pixels(
     processor: ProcessorMixin,  # of a Qwen-VL family; changed in place
     max_pixels: int,  # a larger picture is shrunk to at most so many
+    min_pixels: int = 0,  # a smaller picture is enlarged to at least so many; 0 leaves this limit as it is
 ) -> None:
-    """Set the largest size of a picture; raises ValueError below the smallest one."""
-    size = dict(processor.image_processor.size)
-    if max_pixels < size["shortest_edge"]:
-        raise ValueError(f"max_pixels is {max_pixels}, but the processor makes no picture smaller than "
-                         f"{size['shortest_edge']} pixels")
-    processor.image_processor.size = {"shortest_edge": size["shortest_edge"], "longest_edge": max_pixels}
+    """Set the most and the least pixels of a resized picture; raises ValueError for other limits or processors."""
+    images = getattr(processor, "image_processor", None)
+    if not hasattr(images, "merge_size"):
+        raise ValueError(f"expected a Qwen-VL processor, which counts pixels, not {type(processor).__name__}")
+    least = min_pixels or images.size["shortest_edge"]
+    if not 0 < least <= max_pixels:
+        raise ValueError(f"expected 0 < min_pixels <= max_pixels, not {least} and {max_pixels}")
+    images.size = SizeDict(shortest_edge=least, longest_edge=max_pixels)
 
 # %% ../nbs/08_models.ipynb #c055d
 def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -24,14 +24,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, ProcessorMixin
-from transformers.image_utils import SizeDict
 
 # %% auto #0
 __all__ = ['PARTS', 'Question', 'RANGES', 'PIXELS', 'open_truth', 'category_ids', 'ask_all', 'ask_present', 'ask_listed',
            'recall_limit', 'question_rows', 'coco_results', 'token_probability', 'answer_probabilities', 'coco_ap',
            'FederatedEval', 'judged_results', 'lvis_ap', 'naming_scores', 'polygon_mask', 'shape_masks', 'mask_iou',
-           'mean_mask_iou', 'cumulative_mask_iou', 'masks_from_boxes', 'limit_pixels', 'answer_shard', 'merge_shards',
-           'answer_sharded']
+           'mean_mask_iou', 'cumulative_mask_iou', 'masks_from_boxes', 'answer_shard', 'merge_shards', 'answer_sharded']
 
 # %% ../nbs/14b_protocols.ipynb #p005
 from . import data, prompts
@@ -479,20 +477,6 @@ def masks_from_boxes(
 
 # %% ../nbs/14b_protocols.ipynb #p104
 PIXELS = {"training": (3136, 401_408), "test": (3136, 12_845_056)}  # least and most, in the scripts of the paper
-
-
-def limit_pixels(
-    processor: ProcessorMixin,  # of a Qwen-VL family, changed in place
-    min_pixels: int,  # smaller pictures are enlarged
-    max_pixels: int,  # larger pictures are reduced
-) -> None:
-    """Set the least and the most pixels of a resized picture; raises ValueError for other limits or processors."""
-    images = getattr(processor, "image_processor", None)
-    if not hasattr(images, "merge_size"):
-        raise ValueError(f"expected a Qwen-VL processor, which counts pixels, not {type(processor).__name__}")
-    if not 0 < min_pixels <= max_pixels:
-        raise ValueError(f"expected 0 < min_pixels <= max_pixels, not {min_pixels} and {max_pixels}")
-    images.size = SizeDict(shortest_edge=min_pixels, longest_edge=max_pixels)
 
 # %% ../nbs/14b_protocols.ipynb #p109
 def _shard(rows: datasets.Dataset, folder: str | Path, index: int, count: int) -> tuple[datasets.Dataset, Path]:
