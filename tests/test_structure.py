@@ -24,6 +24,7 @@ FLOORS = [
     ["trainer"],
     ["sft", "evaluation", "figures"],
     ["experiments", "benchmark", "protocols"],
+    ["measuring"],
     ["reproduce"],
     ["ledger"],
     ["ablations", "probes"],

@@ -163,11 +163,30 @@ def _pretrain(arguments: argparse.Namespace, command: str) -> None:
     pretrain(_settings(PretrainConfig, arguments), arguments.out, command)
 
 
+def _measure(arguments: argparse.Namespace, command: str) -> dict[str, float]:
+    """Score a model on a detection set with annotations, by a protocol."""
+    from visual_rft.experiments import open_model
+    from visual_rft.measuring import Protocol, measure_detection
+
+    model, processor = open_model(arguments.model)
+    protocol = Protocol(arguments.ask, arguments.score, arguments.scorer, not arguments.plain_question)
+    details = dict(model=arguments.model or "tiny-vlm", command=command)
+    folder = arguments.out or "runs/measure"
+    return measure_detection(model, processor, arguments.annotations, arguments.pictures, arguments.categories,
+                             protocol, folder, details)
+
+# %% ../nbs/19_cli.ipynb #c022l
 def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     """Score a model."""
+    import torch
+
     from visual_rft.experiments import evaluate
 
-    scores = evaluate(arguments.model, arguments.task, arguments.data, arguments.out, arguments.threads, command)
+    torch.set_num_threads(arguments.threads)
+    if arguments.annotations:
+        scores = _measure(arguments, command)
+    else:
+        scores = evaluate(arguments.model, arguments.task, arguments.data, arguments.out, arguments.threads, command)
     print(json.dumps(scores, indent=1))
 
 # %% ../nbs/19_cli.ipynb #c022b
@@ -292,6 +311,14 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--data", default="", metavar="FILE", help="your own rows instead, as for training")
     evaluate.add_argument("--out", default="", metavar="FOLDER",
                           help="keep answers and scores there, and go on from them")
+    add = evaluate.add_argument_group("a collection with annotations, by a protocol").add_argument
+    add("--annotations", default="", metavar="FILE", help="of COCO or LVIS, .json")
+    add("--pictures", default=".", metavar="FOLDER", help="default: %(default)s")
+    add("--categories", type=_names, default=(), metavar="A,B,…", help="to ask for and to score")
+    add("--ask", default="all", metavar="WHAT", help="all, present, or a map of pictures to categories, .json (all)")
+    add("--score", default="stated", metavar="WHAT", help="of a box: stated, one or token (default: %(default)s)")
+    add("--scorer", default="coco", metavar="NAME", help="coco, lvis or lvis-all-ranges (default: %(default)s)")
+    add("--plain-question", action="store_true", help="without a request to think")
 
 # %% ../nbs/19_cli.ipynb #c027b
 def _add_bench(commands: argparse._SubParsersAction) -> None:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .boxes import iou, match_optimal
+from .models import on_device
 from .parsing import PARSERS, parse_detection
 from .records import write_text
 from .rewards import classification_accuracy, grounding_iou
@@ -113,7 +114,7 @@ def answer_rows(
     folder: str | Path | None = None,  # where completions.jsonl is kept, so that a broken run goes on
 ) -> list[str]:
     """Greedy completions for every row, written as they come."""
-    model.eval()
+    on_device(model).eval()
     path = None if folder is None else Path(folder) / "completions.jsonl"
     texts = [] if path is None else _answered(path, len(rows))
     for start in tqdm(range(len(texts), len(rows), batch), desc="answers", leave=False):

@@ -5,6 +5,7 @@
 # %% ../nbs/08_models.ipynb #c003
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ from .miniature import asset_path
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'CHAT_TEMPLATE', 'PATCH', 'MERGE', 'FAMILIES', 'SHIPPED', 'LORA_LANGUAGE', 'LORA_VISION', 'DTYPES',
-           'train_tokenizer', 'tiny_processor', 'tiny_vlm', 'limit_pixels', 'load', 'tiny_folder', 'adapt',
+           'train_tokenizer', 'tiny_processor', 'tiny_vlm', 'limit_pixels', 'load', 'on_device', 'tiny_folder', 'adapt',
            'stored_dtype']
 
 # %% ../nbs/08_models.ipynb #c006
@@ -212,6 +213,15 @@ def load(
     if max_pixels:
         limit_pixels(processor, max_pixels)
     return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True, **options), processor
+
+# %% ../nbs/08_models.ipynb #c059h
+def on_device(
+    model: PreTrainedModel,  # moved in place
+) -> PreTrainedModel:
+    """The model on the GPU of this process, the one that torchrun or accelerate gave it; where it is without a GPU."""
+    if torch.cuda.is_available() and not getattr(model, "is_quantized", False):
+        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
+    return model
 
 # %% ../nbs/08_models.ipynb #c065
 SHIPPED = ("tiny-vlm", "tiny-vlm-reader")

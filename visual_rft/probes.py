@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from .boxes import iou, match_optimal
 from .experiments import open_model, score_once
 from .miniature import benchmark
+from .models import on_device
 from .parsing import parse_detection
 from .records import read_json, start_run, write_json
 from .reproduce import Plan, mean_and_error, run_cell
@@ -105,7 +106,7 @@ def count_successes(
 ) -> list[int]:
     """For each row, how many of its completions at temperature 1 reach a robust IoU reward of one half."""
     counts = read_json(path)["correct"] if path.is_file() else []
-    model.eval()
+    on_device(model).eval()
     for number in tqdm(range(len(counts), len(rows)), desc="attempts", leave=False):
         row = rows[number]
         source = torch.Generator().manual_seed(1000 * seed + number)
