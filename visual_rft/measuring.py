@@ -61,11 +61,15 @@ def questions_of(
     return found
 
 # %% ../nbs/14c_measuring.ipynb #m014
-def _counted(protocol: Protocol, truth: COCO, results: list[dict], categories: Sequence[str]) -> dict[str, float]:
-    """AP of each category and their mean, by the scorer of the protocol."""
+def _counted(
+    protocol: Protocol, truth: COCO, asked: list[Question], results: list[dict], categories: Sequence[str]
+) -> dict[str, float]:
+    """AP of each category, their mean and the limit of recall, by the scorer of the protocol."""
     if protocol.scorer == "coco":
-        return coco_ap(truth, results, categories)
-    return lvis_ap(truth, results, categories, "all" if protocol.scorer == "lvis" else "all-ranges")
+        scores = coco_ap(truth, results, categories)
+    else:
+        scores = lvis_ap(truth, results, categories, "all" if protocol.scorer == "lvis" else "all-ranges")
+    return scores | dict(AP=scores.pop("mean"), recall_limit=recall_limit(truth, asked, categories))
 
 # %% ../nbs/14c_measuring.ipynb #m014b
 def _answers(
@@ -97,8 +101,7 @@ def measure_detection(
     start_run(folder, config | dict(ask=protocol.ask, thinking=protocol.thinking, **(details or {})))
     texts, score = _answers(model, processor, truth, asked, pictures, protocol, folder, options)
     results = coco_results(truth, asked, texts, score, lambda b, w, h: to_pixels(b, model, processor, (w, h)))
-    scores = _counted(protocol, truth, results, categories)
-    scores |= dict(AP=scores.pop("mean"), recall_limit=recall_limit(truth, asked, categories))
+    scores = _counted(protocol, truth, asked, results, categories)
     if first_process():
         write_json(folder / f"results-{protocol.score}.json", results)
         write_json(folder / f"summary-{protocol.score}-{protocol.scorer}.json", scores)
