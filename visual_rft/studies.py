@@ -182,7 +182,7 @@ _OPEN = Study(
     lambda thinking: validation_rows(BASE, 51, thinking),
     {"novel": lambda thinking: benchmark("novel", thinking), "rare": rare_rows,
      "base": lambda thinking: test_rows(BASE, 153, 40, thinking)},
-    (1, 4),
+    (4,),
 )
 
 # %% ../nbs/07b_studies.ipynb #c031
