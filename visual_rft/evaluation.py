@@ -25,7 +25,7 @@ from .rewards import classification_accuracy, grounding_iou
 from .rollouts import Sampling, encode_prompts, sample
 
 # %% auto #0
-__all__ = ['score_detection', 'answer_rows', 'read_completions', 'score_rows']
+__all__ = ['ORDERS', 'score_detection', 'answer_rows', 'read_completions', 'score_rows']
 
 # %% ../nbs/14_evaluation.ipynb #c016
 def _entry(box: tuple[float, ...], **more: float) -> dict:
@@ -67,28 +67,43 @@ def _precision(truth: COCO, found: list[dict]) -> np.ndarray:
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval["precision"][:, :, :, 0, -1]  # all sizes, 100 boxes
+    return evaluation.eval["precision"][:, :, :, 0, -1]  # 100 boxes
 
 
 def _mean(precision: np.ndarray) -> float:
     """The mean over what was measured; COCO marks categories without truth by -1."""
     return float(precision[precision > -1].mean()) if (precision > -1).any() else 0.0
 
+# %% ../nbs/14_evaluation.ipynb #c025b
+ORDERS = 8  # random orders of the pictures, over which AP is averaged
+
+
+def _reordered(truth: COCO, found: list[dict], order: np.ndarray) -> tuple[COCO, list[dict]]:
+    """The same pictures with other numbers, by which the scorer ranks boxes of equal confidence."""
+    new, old = COCO(), truth.dataset
+    new.dataset = old | dict(
+        images=[image | dict(id=int(order[image["id"]])) for image in old["images"]],
+        annotations=[entry | dict(image_id=int(order[entry["image_id"]])) for entry in old["annotations"]])
+    return new, [entry | dict(image_id=int(order[entry["image_id"]])) for entry in found]
+
 # %% ../nbs/14_evaluation.ipynb #c026
 def score_detection(
     rows: datasets.Dataset,  # solution and category
     completions: list[str],  # one a row
 ) -> dict[str, float]:
-    """AP averaged over IoU 0.50 to 0.95, AP50, mean IoU over true boxes, share well formed, by COCO's own scorer."""
+    """AP over IoU 0.50 to 0.95 and AP50 by COCO's own scorer, mean over ORDERS; mean IoU; share well formed."""
     truth, found, best = _coco(rows, completions)
     asked = ["<think>" in problem for problem in rows["problem"]]
     formed = [parse_detection(t, thinking).well_formed for t, thinking in zip(completions, asked, strict=True)]
     scores = dict(AP=0.0, AP50=0.0)
     if found:
-        precision = _precision(truth, found)
-        scores = dict(AP=_mean(precision), AP50=_mean(precision[0]))
+        draw = np.random.RandomState(0)
+        tables = [_precision(*_reordered(truth, found, draw.permutation(len(rows)))) for _ in range(ORDERS)]
+        scores = dict(AP=float(np.mean([_mean(table) for table in tables])),
+                      AP50=float(np.mean([_mean(table[0]) for table in tables])))
     return scores | dict(mean_iou=float(np.mean(best)) if best else 0.0, well_formed=float(np.mean(formed)))
 
 # %% ../nbs/14_evaluation.ipynb #c045
