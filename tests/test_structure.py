@@ -23,7 +23,7 @@ FLOORS = [
     ["trainer"],
     ["sft", "evaluation", "figures"],
     ["experiments", "benchmark"],
-    ["reproduce"],
+    ["reproduce", "planning"],
     ["ledger"],
     ["ablations", "probes"],
     ["cli"],

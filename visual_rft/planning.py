@@ -428,7 +428,7 @@ def _with_depths(config: PreTrainedConfig, depths: Sequence[int]) -> PreTrainedC
     vision.depth = plain + special
     return config
 
-# %% ../nbs/17_planning.ipynb #c071
+# %% ../nbs/17_planning.ipynb #c073
 def measure_short(
     config: PreTrainedConfig,  # from `configuration`
     settings: PlanSettings,  # the run
@@ -447,7 +447,7 @@ def measure_short(
                 found[name] += (depth - base[kind]) * (step[name] - first[name])
     return found
 
-# %% ../nbs/17_planning.ipynb #c076
+# %% ../nbs/17_planning.ipynb #c078
 FOUR_BITS = 4 / 8 + 4 / 64  # bytes of a weight in 4 bits, its share of a float32 scale for 64 of them included
 
 
@@ -463,12 +463,12 @@ class _Sizes:
     unpacked: int  # bytes of the largest 4-bit matrix in 16 bits; 0 without
     read: int  # bytes of weights that are read to decode one token
 
-# %% ../nbs/17_planning.ipynb #c078
+# %% ../nbs/17_planning.ipynb #c080
 def _packed_bytes(weights: Sequence[Tensor], small: set[Tensor]) -> int:
     """Bytes of weights, some of them in 4 bits."""
     return sum(math.ceil(weight.numel() * FOUR_BITS) if weight in small else weight.nbytes for weight in weights)
 
-# %% ../nbs/17_planning.ipynb #c081
+# %% ../nbs/17_planning.ipynb #c083
 def _sizes(config: PreTrainedConfig, settings: PlanSettings) -> _Sizes:
     """Sizes of a model under these settings."""
     model = _meta_model(config, settings)
@@ -489,7 +489,7 @@ def _sizes(config: PreTrainedConfig, settings: PlanSettings) -> _Sizes:
         - (0 if model.lm_head.weight is table else 2 * table.numel()),
     )
 
-# %% ../nbs/17_planning.ipynb #c084
+# %% ../nbs/17_planning.ipynb #c086
 def _phases(settings: PlanSettings, sizes: _Sizes, found: dict[str, int], cache: int) -> dict[str, dict[str, int]]:
     """Bytes of every part in every phase, on one GPU."""
     gpus, divided = settings.gpus, settings.gpus > 1
@@ -505,10 +505,10 @@ def _phases(settings: PlanSettings, sizes: _Sizes, found: dict[str, int], cache:
                                 activations=max(read - cache, found["decode_bytes"], 0) + sizes.unpacked),
         "training": kept | dict(weights=kept["weights"] + pieces, gradients=gradients // gpus,
                                 activations=size - gradients + sizes.unpacked),
-        "update": kept | dict(gradients=sizes.trained_bytes // gpus, activations=found["update"] // gpus),
+        "update": kept | dict(gradients=sizes.trained_bytes // gpus, activations=0 if settings.fused else found["update"] // gpus),
     }
 
-# %% ../nbs/17_planning.ipynb #c086
+# %% ../nbs/17_planning.ipynb #c088
 ROOM = 0.9  # share of a GPU's memory that a plan may fill; the rest is for CUDA, for gaps and for what is not seen here
 PARTS = ("weights", "gradients", "optimiser", "reference", "activations", "cache")
 
@@ -522,7 +522,7 @@ class GPU:
     bandwidth: float  # bytes a second, at best
     bfloat16: bool = True  # whether that rate holds for bfloat16
 
-# %% ../nbs/17_planning.ipynb #c088
+# %% ../nbs/17_planning.ipynb #c090
 @dataclass(frozen=True)
 class Plan:
     """What a training needs on one GPU; every number is an estimate."""
@@ -533,21 +533,21 @@ class Plan:
     phases: dict[str, dict[str, int]]  # bytes of the PARTS in sampling, training and update
     work: dict[str, int]  # operations, kernels and bytes of a step, for `step_seconds`
 
-# %% ../nbs/17_planning.ipynb #c089
+# %% ../nbs/17_planning.ipynb #c091
 def fullest(
     plan: Plan,  # from `estimate`
 ) -> str:
     """The phase that needs most memory."""
     return max(plan.phases, key=lambda phase: sum(plan.phases[phase].values()))
 
-# %% ../nbs/17_planning.ipynb #c090
+# %% ../nbs/17_planning.ipynb #c092
 def peak_bytes(
     plan: Plan,  # from `estimate`
 ) -> int:
     """Bytes that the fullest phase needs."""
     return sum(plan.phases[fullest(plan)].values())
 
-# %% ../nbs/17_planning.ipynb #c092
+# %% ../nbs/17_planning.ipynb #c094
 def fits(
     plan: Plan,  # from `estimate`
     gpu: GPU,  # of GPUS
@@ -555,14 +555,14 @@ def fits(
     """Whether the plan leaves a tenth of the memory free."""
     return peak_bytes(plan) <= ROOM * gpu.memory
 
-# %% ../nbs/17_planning.ipynb #c093
+# %% ../nbs/17_planning.ipynb #c095
 @functools.lru_cache(maxsize=64)
 def _measured(settings: PlanSettings, gpu: bool) -> dict[str, int]:
     """What a run takes, by the quicker of both ways; kept, since plans differ in much that no run depends on."""
     config = configuration(settings.model)
     return (measure if sum(_depths(config)) <= 12 else measure_short)(config, settings, gpu)
 
-# %% ../nbs/17_planning.ipynb #c095
+# %% ../nbs/17_planning.ipynb #c097
 def estimate(
     settings: PlanSettings,  # the run
     gpu: bool = True,  # arithmetic and optimiser as on a GPU; False for a CPU
@@ -573,14 +573,14 @@ def estimate(
     tokens = settings.text + math.prod(picture_grid(config, settings.max_pixels)) + settings.completion
     rows, number = settings.prompts * settings.group, 2 if gpu else DTYPES[settings.dtype].itemsize
     cache, sizes = cache_bytes(config, tokens, rows, number), _sizes(config, settings)
-    found = _measured(replace(settings, gpus=1, beta=0.0, quantised=False), gpu)
+    found = _measured(replace(settings, gpus=1, beta=0.0, quantised=False, fused=False), gpu)
     work = {name: found[name] for name in ("prefill", "prefill_kernels", "decode", "decode_kernels", "forward",
                                            "backward", "kernels")}
     half = cache_bytes(config, tokens - settings.completion // 2, rows, number)  # the cache half-way through
     work |= dict(decode_bytes=sizes.read + half, update_bytes=7 * sizes.trained_bytes // settings.gpus)
     return Plan(settings, sizes.parameters, sizes.trained, _phases(settings, sizes, found, cache), work)
 
-# %% ../nbs/17_planning.ipynb #c097
+# %% ../nbs/17_planning.ipynb #c099
 def plan_table(
     plan: Plan,  # from `estimate`
 ) -> str:
@@ -592,7 +592,7 @@ def plan_table(
     sums = [f"{sum(parts.values()) / 2**30:.2f}" for parts in plan.phases.values()]
     return "\n".join([*lines, f"| together | {' | '.join(sums)} |"])
 
-# %% ../nbs/17_planning.ipynb #c100
+# %% ../nbs/17_planning.ipynb #c102
 def measured_peak(
     config: PreTrainedConfig,  # from `configuration`
     settings: PlanSettings,  # the run; small enough for this machine
@@ -614,7 +614,7 @@ def measured_peak(
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
-# %% ../nbs/17_planning.ipynb #c102
+# %% ../nbs/17_planning.ipynb #c104
 def planned_peak(
     settings: PlanSettings,  # the run
 ) -> int:
@@ -622,7 +622,7 @@ def planned_peak(
     phases = estimate(settings, gpu=False).phases
     return max(sum(phases[phase].values()) for phase in ("training", "update"))
 
-# %% ../nbs/17_planning.ipynb #c115
+# %% ../nbs/17_planning.ipynb #c117
 GPUS = {
     "T4": GPU(14.6 * 2**30, 65e12, 320e9, bfloat16=False),
     "L4": GPU(22.0 * 2**30, 121e12, 300e9),
@@ -639,7 +639,7 @@ def _seconds(gpu: GPU, operations: float = 0, moved: float = 0, kernels: float =
     return max(operations / (OPERATIONS_SHARE * gpu.operations), moved / (BANDWIDTH_SHARE * gpu.bandwidth),
                kernels * KERNEL_SECONDS)
 
-# %% ../nbs/17_planning.ipynb #c116
+# %% ../nbs/17_planning.ipynb #c118
 def step_seconds(
     plan: Plan,  # from `estimate`
     gpu: GPU,  # of GPUS
@@ -655,7 +655,7 @@ def step_seconds(
         update=_seconds(gpu, moved=work["update_bytes"]),
     )
 
-# %% ../nbs/17_planning.ipynb #c120
+# %% ../nbs/17_planning.ipynb #c122
 def fit_table(
     plans: dict[str, Plan],  # name -> from `estimate`
     gpus: Sequence[str],  # keys of GPUS
@@ -672,7 +672,7 @@ def fit_table(
         lines.append(f"| {name} | {peak_bytes(plan) / 2**30:.1f} | {fullest(plan)} | {cells} |")
     return "\n".join(lines)
 
-# %% ../nbs/17_planning.ipynb #c123
+# %% ../nbs/17_planning.ipynb #c125
 def plan_figure(
     plans: dict[str, Plan],  # name -> from `estimate`
     gpus: Sequence[str],  # keys of GPUS
@@ -693,12 +693,13 @@ def plan_figure(
     figure.tight_layout()
     return figure
 
-# %% ../nbs/17_planning.ipynb #c128
+# %% ../nbs/17_planning.ipynb #c130
 def _changes(settings: PlanSettings) -> list[tuple[str, dict]]:
     """Changes that need less memory, those first that leave the learning as it is."""
     rank = settings.lora_rank or 64
     return [(what, change) for what, possible, change in (
         ("share picture and prompt in the group", settings.way == "trl", dict(way="shared")),
+        ("fused AdamW", not settings.fused, dict(fused=True)),
         ("gradient checkpointing", not settings.checkpointing, dict(checkpointing=True)),
         ("no reference model", settings.beta > 0 and not settings.lora_rank, dict(beta=0.0)),
         ("weights in bfloat16", settings.dtype == "float32", dict(dtype="bfloat16")),
@@ -710,7 +711,7 @@ def _changes(settings: PlanSettings) -> list[tuple[str, dict]]:
         ("ZeRO-3 or FSDP2 over 8 GPUs", settings.gpus < 8, dict(gpus=8)),
     ) if possible]
 
-# %% ../nbs/17_planning.ipynb #c129
+# %% ../nbs/17_planning.ipynb #c131
 @dataclass(frozen=True)
 class Change:
     """A change of a plan and what it does."""
@@ -719,7 +720,7 @@ class Change:
     plan: Plan  # with the change
     saves: int  # bytes of the peak
 
-# %% ../nbs/17_planning.ipynb #c130
+# %% ../nbs/17_planning.ipynb #c132
 def advice(
     settings: PlanSettings,  # the run
 ) -> list[Change]:
@@ -728,7 +729,7 @@ def advice(
     plans = [(what, estimate(replace(settings, **change))) for what, change in _changes(settings)]
     return [Change(what, plan, before - peak_bytes(plan)) for what, plan in plans if peak_bytes(plan) < before]
 
-# %% ../nbs/17_planning.ipynb #c131
+# %% ../nbs/17_planning.ipynb #c134
 def made_to_fit(
     settings: PlanSettings,  # the run
     gpu: GPU,  # of GPUS
@@ -743,7 +744,7 @@ def made_to_fit(
             plan, done = changed, [*done, what]
     return done, plan
 
-# %% ../nbs/17_planning.ipynb #c135
+# %% ../nbs/17_planning.ipynb #c138
 def report(
     settings: PlanSettings,  # the run
     gpu: str,  # a key of GPUS
@@ -753,6 +754,8 @@ def report(
     """Everything that is planned, as plain values: bytes, seconds, hours, advice; ValueError for an unknown GPU."""
     if gpu not in GPUS:
         raise ValueError(f"unknown GPU {gpu!r}; expected one of {', '.join(GPUS)}")
+    if not 0 <= price < math.inf:
+        raise ValueError(f"the price of an hour is not negative, unlike {price}")
     plan, card = estimate(settings), GPUS[gpu]
     seconds, fitting = step_seconds(plan, card), fits(plan, card)
     hours = steps * sum(seconds.values()) / 3600
@@ -767,7 +770,7 @@ def report(
         found["together"] = dict(changes=done, peak=peak_bytes(last), fits=fits(last, card))
     return found
 
-# %% ../nbs/17_planning.ipynb #c136
+# %% ../nbs/17_planning.ipynb #c139
 def _advice_text(found: dict) -> list[str]:
     """Lines of advice from a report."""
     lines = ["What to change, one at a time:", ""]
@@ -780,7 +783,7 @@ def _advice_text(found: dict) -> list[str]:
     together = ", then ".join(found["together"]["changes"])
     return [*lines, "", f"In this order until it fits: {together}: {found['together']['peak'] / 2**30:.1f} GiB"]
 
-# %% ../nbs/17_planning.ipynb #c138
+# %% ../nbs/17_planning.ipynb #c141
 def report_text(
     found: dict,  # from `report`
 ) -> str:
@@ -790,7 +793,7 @@ def report_text(
     return "\n".join([*_head_text(plan, found), "", plan_table(plan), "", *_time_text(plan, GPUS[found["gpu"]], found),
                       *(["", *_advice_text(found)] if not found["fits"] else [])])
 
-# %% ../nbs/17_planning.ipynb #c140
+# %% ../nbs/17_planning.ipynb #c143
 def _head_text(plan: Plan, found: dict) -> list[str]:
     """What is planned, and whether it fits."""
     settings, verdict = plan.settings, "fits" if found["fits"] else "does not fit"
@@ -800,7 +803,7 @@ def _head_text(plan: Plan, found: dict) -> list[str]:
         f"{found['room'] / 2**30:.1f} GiB of a {found['gpu']}. All numbers are estimates.",
     ]
 
-# %% ../nbs/17_planning.ipynb #c142
+# %% ../nbs/17_planning.ipynb #c145
 def _time_text(plan: Plan, gpu: GPU, found: dict) -> list[str]:
     """Seconds, hours, cost."""
     parts = ", ".join(f"{part} {value:.2f}" for part, value in found["seconds"].items())

@@ -121,5 +121,6 @@ class PlanSettings:
     quantised: bool = knob(False, "keep the weights below adapters in 4 bits")
     frozen_vision: bool = knob(False, "keep the weights of the vision tower")
     checkpointing: bool = knob(False, "compute activations again in the backward pass instead of keeping them")
+    fused: bool = knob(False, "AdamW in one kernel (adamw_torch_fused), without copies of its states")
     beta: float = knob(0.0, "weight of the KL divergence; above 0 there is a reference model")
     way: str = knob("shared", "shared: picture and prompt once a group; trl: once for each completion")
