@@ -90,7 +90,7 @@ def test_operations_are_those_of_pytorchs_counter() -> None:
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     inputs, rows_of = planning._prompts(config, LEAST, torch.zeros), group_rows(1, 2)
     completions = torch.ones(2, LEAST.completion, dtype=torch.long)
-    counted = count_operations(lambda: planning._logps(model, inputs, completions, rows_of, "shared"))
+    counted = count_operations(lambda: planning._logps(model, inputs, completions, rows_of, "shared", False))
     assert planning.measure(config, LEAST, gpu=False)["forward"] == sum(counted.values()) > 0
 
 

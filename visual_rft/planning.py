@@ -25,7 +25,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from .benchmark import attention_operations
 from .models import FAMILIES, adapt, tiny_folder
-from .packing import completion_logps
+from .packing import completion_logps, score_tokens
 from .rollouts import continue_with, group_rows, prefill
 from .settings import PlanSettings
 
@@ -297,7 +297,7 @@ def _repeated(inputs: BatchFeature, rows_of: Tensor) -> BatchFeature:
 
 # %% ../nbs/17_planning.ipynb #c051
 def _logps(
-    model: PreTrainedModel, inputs: BatchFeature, completions: Tensor, rows_of: Tensor, way: str
+    model: PreTrainedModel, inputs: BatchFeature, completions: Tensor, rows_of: Tensor, way: str, gpu: bool
 ) -> Tensor:
     """Log-probabilities of completion tokens, the shared way or TRL's."""
     if way == "shared":
@@ -305,14 +305,17 @@ def _logps(
     rows = _repeated(inputs, rows_of)
     ids = torch.cat([rows["input_ids"], completions], dim=1)
     kinds = torch.cat([rows["mm_token_type_ids"], torch.zeros_like(completions, dtype=torch.int)], dim=1)
-    labels = torch.cat([torch.full_like(rows["input_ids"], -100), completions], dim=1)
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds, labels=labels,
-                 pixel_values=rows["pixel_values"], image_grid_thw=rows["image_grid_thw"], fused_lm_head=True).log_probs
+    rows = dict(rows, input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds)
+    if gpu:
+        states = model.model(**rows, use_cache=False).last_hidden_state[:, -completions.shape[1] - 1:-1]
+        return score_tokens(model.lm_head, states.flatten(0, 1), completions.flatten())[0]
+    labels = ids.index_fill(1, torch.arange(ids.shape[1] - completions.shape[1]), -100)
+    return model(**rows, labels=labels, fused_lm_head=True).log_probs
 
 # %% ../nbs/17_planning.ipynb #c052
-def _prepare(model: PreTrainedModel, settings: PlanSettings) -> None:
+def _prepare(model: PreTrainedModel, settings: PlanSettings, gpu: bool) -> None:
     """Bring a model into the state in which a trainer would have it."""
-    if settings.way == "trl":
+    if settings.way == "trl" and not gpu:
         add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     if settings.checkpointing:
         model.activation_checkpointing_enable()
@@ -345,7 +348,7 @@ def _training(
     completions = torch.ones(len(rows_of), settings.completion, dtype=torch.long)
     with live:
         with _autocast(settings, gpu):
-            loss = -_logps(model, inputs, completions, rows_of, settings.way).mean()
+            loss = -_logps(model, inputs, completions, rows_of, settings.way, gpu).mean()
         forward, live.backward = live.operations, True
         loss.backward()
         found = dict(forward=forward, backward=live.operations - forward, kernels=live.kernels)
@@ -398,7 +401,7 @@ def measure(
     for part in (_training, _sampling):
         model = _meta_model(config, settings)
         empty = _fake(model)
-        _prepare(model, settings)
+        _prepare(model, settings, gpu)
         found |= part(model, _prompts(config, settings, empty), rows_of, settings, gpu)
     return found
 
@@ -604,11 +607,11 @@ def measured_peak(
         model = AutoModelForImageTextToText.from_config(config, dtype=DTYPES[settings.dtype])
         model = adapt(model, settings.lora_rank, settings.frozen_vision)
         model = model.get_base_model() if settings.lora_rank else model
-        _prepare(model, settings)
+        _prepare(model, settings, gpu=False)
         optimiser = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
         for _ in range(2):
             inputs = _prompts(config, settings, torch.zeros)
-            (-_logps(model, inputs, completions, rows_of, settings.way).mean()).backward()
+            (-_logps(model, inputs, completions, rows_of, settings.way, gpu=False).mean()).backward()
             optimiser.step()
             optimiser.zero_grad()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
