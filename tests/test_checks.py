@@ -1,6 +1,8 @@
 """Every mistake that the checks know is found, a clean set has none, and nothing makes them raise."""
 
 import io
+import json
+from pathlib import Path
 
 import datasets
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from visual_rft import data, prompts, sources
 from visual_rft.checks import LEVELS, check_rows, findings_table
+from visual_rft.cli import main
 
 PICTURE = Image.new("RGB", (300, 200), "red")
 
@@ -144,3 +147,14 @@ ROWS = VALUES | st.dictionaries(
 def test_nothing_raises(rows: list) -> None:
     findings = check_rows(rows)
     assert all(finding.level in LEVELS for finding in findings) and isinstance(findings_table(findings), str)
+
+
+def test_the_command_line_checks_a_file(tmp_path: Path, capsys) -> None:
+    Image.new("RGB", (2000, 2000)).save(tmp_path / "big.png")
+    solution = "<answer>[{'Position': [10, 10, 1500, 90]}]</answer>"
+    row = dict(image="big.png", problem="Find every cat in the image.", solution=solution)
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["check", str(tmp_path / "rows.jsonl")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 rows") and "|---|" in said and "1500" in said
+    assert main(["check", str(tmp_path / "no.jsonl")]) == 2

@@ -25,7 +25,7 @@ FLOORS = [
     ["sft", "evaluation", "figures"],
     ["experiments", "benchmark", "protocols"],
     ["measuring"],
-    ["reproduce"],
+    ["reproduce", "planning"],
     ["ledger"],
     ["ablations", "probes"],
     ["doctor"],

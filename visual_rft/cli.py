@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 
-from .settings import LARGE, CompareSettings, GRPOSettings, PretrainConfig, SFTSettings, Workload
+from .settings import LARGE, CompareSettings, GRPOSettings, PlanSettings, PretrainConfig, SFTSettings, Workload
 
 # %% auto #0
 __all__ = ['METHODS', 'DESCRIPTION', 'EPILOG', 'parser', 'main']
@@ -210,6 +210,25 @@ def _push(arguments: argparse.Namespace, command: str) -> None:
     config = read_json(run / "config.json") if finished else {}
     print(push_model(run / "model" if finished else run, arguments.name, arguments.public, config))
 
+# %% ../nbs/19_cli.ipynb #c022cc
+def _check(arguments: argparse.Namespace, command: str) -> None:
+    """Say what is odd about a data set."""
+    from visual_rft.checks import check_rows, findings_table
+    from visual_rft.data import load_rows
+    from visual_rft.sources import PUBLISHED
+
+    known = next((published for published in PUBLISHED if published.name == arguments.data), None)
+    rows = load_rows(arguments.data)
+    print(f"{len(rows)} rows\n\n{findings_table(check_rows(rows, arguments.max_pixels, known))}")
+
+# %% ../nbs/19_cli.ipynb #c022h
+def _plan_run(arguments: argparse.Namespace, command: str) -> None:
+    """Plan a training on a GPU."""
+    from visual_rft.planning import report, report_text
+
+    found = report(_settings(PlanSettings, arguments), arguments.gpu, arguments.steps, arguments.price)
+    print(json.dumps(found, indent=1) if arguments.json else report_text(found))
+
 # %% ../nbs/19_cli.ipynb #c022c
 def _shots(text: str) -> tuple[int, ...]:
     """Numbers of shots, separated by commas."""
@@ -242,7 +261,7 @@ def _reproduce(arguments: argparse.Namespace, command: str) -> None:
     else:
         print(reproduce(_plan(arguments), folder, command, arguments.keep))
 
-# %% ../nbs/19_cli.ipynb #c022g
+# %% ../nbs/19_cli.ipynb #5b801b64
 def _doctor(arguments: argparse.Namespace, command: str) -> int:
     """Say what will work on this machine; 1 when Python or torch is broken."""
     from visual_rft.doctor import broken, look, report
@@ -333,7 +352,28 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench.add_argument("--json", action="store_true", help="everything that was measured, as JSON")
     bench.add_argument("--out", default="", metavar="FOLDER", help="keep a run record there")
 
-# %% ../nbs/19_cli.ipynb #c027p
+# %% ../nbs/19_cli.ipynb #c027cc
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    """The command `check`."""
+    check = commands.add_parser("check", help="what is odd about a data set, before a GPU is spent on it")
+    check.set_defaults(run=_check)
+    check.add_argument("data", metavar="FILE", help="as for training: a file, a folder or a name on the hub")
+    check.add_argument("--max-pixels", type=_positive, default=401_408, metavar="N",
+                       help="of a picture; larger ones are shrunk in training (default: %(default)s)")
+
+# %% ../nbs/19_cli.ipynb #c027q
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    """The command `plan`."""
+    plan = commands.add_parser("plan", help="does a training fit a GPU, and how long does a step take? (estimates)")
+    plan.set_defaults(run=_plan_run)
+    _dataclass_options(plan, PlanSettings)
+    add, default = plan.add_argument, "default: %(default)s"
+    add("--gpu", required=True, metavar="NAME", help="T4, L4, RTX4090, A100-40GB, A100-80GB or H100")
+    add("--steps", type=_positive, default=200, metavar="N", help=f"of the whole training ({default})")
+    add("--price", type=float, default=0.0, metavar="P", help="of an hour of one GPU, in any currency (default: no cost)")
+    add("--json", action="store_true", help="everything that is planned, as JSON")
+
+# %% ../nbs/19_cli.ipynb #3a24af33
 def _add_push(commands: argparse._SubParsersAction) -> None:
     """The command `push`."""
     push = commands.add_parser("push", help="upload a trained model to the hub")
@@ -369,6 +409,7 @@ EPILOG = """examples:
   visual-rft doctor                        what will work on this machine, and what will not
   visual-rft compare --quick               a few steps of the few-shot study, to see that all works
   visual-rft compare --out runs/study      the whole study: start, SFT, GRPO, one table, one figure
+  visual-rft plan --gpu T4 --lora-rank 64  does Qwen2-VL-2B with adapters fit a T4?
   visual-rft evaluate --task naming        name single objects in unseen views
   visual-rft grpo --data my.jsonl --out x  fine-tune on your own rows (image, problem, solution)
 """
@@ -380,14 +421,10 @@ def parser() -> argparse.ArgumentParser:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_compare(commands)
-    _add_pretrain(commands)
-    _add_fine_tune(commands, "grpo")
-    _add_fine_tune(commands, "sft")
-    _add_evaluate(commands)
-    _add_reproduce(commands)
-    _add_bench(commands)
-    _add_push(commands)
-    _add_doctor(commands)
+    for name in METHODS:
+        _add_fine_tune(commands, name)
+    for add in (_add_pretrain, _add_evaluate, _add_reproduce, _add_plan, _add_bench, _add_check, _add_push, _add_doctor):
+        add(commands)
     return main
 
 # %% ../nbs/19_cli.ipynb #c050

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 # %% auto #0
 __all__ = ['LARGE', 'knob', 'PretrainConfig', 'LargeModelSettings', 'GRPOSettings', 'SFTSettings', 'recorded', 'CompareSettings',
-           'Workload']
+           'Workload', 'PlanSettings']
 
 # %% ../nbs/05a_settings.ipynb #c007
 def knob(
@@ -130,3 +130,24 @@ class Workload:
     beta: float = knob(0.04, "weight of the KL divergence; 0 for no reference model")
     frozen_vision: bool = knob(False, "whether the vision tower keeps its weights")
     threads: int = knob(2, "CPU threads")
+
+# %% ../nbs/05a_settings.ipynb #c029e
+@dataclass(frozen=True)
+class PlanSettings:
+    """What a training that is planned has to do; the defaults have the shape of the paper's."""
+
+    model: str = knob("Qwen/Qwen2-VL-2B-Instruct", "a published Qwen-VL, or a folder with a config.json")
+    gpus: int = knob(1, "among which ZeRO-3 or FSDP2 divides weights, gradients and states of the optimiser")
+    prompts: int = knob(1, "prompts a step on each GPU")
+    group: int = knob(8, "G, completions a prompt")
+    max_pixels: int = knob(401408, "of the picture")
+    text: int = knob(188, "tokens of a prompt besides the picture")
+    completion: int = knob(256, "tokens of a completion")
+    dtype: str = knob("bfloat16", "in which weights are kept: bfloat16, float32, or float16 below adapters")
+    lora_rank: int = knob(0, "of adapters in the language model, which alone are trained then; 0 for none")
+    quantised: bool = knob(False, "keep the weights below adapters in 4 bits")
+    frozen_vision: bool = knob(False, "keep the weights of the vision tower")
+    checkpointing: bool = knob(False, "compute activations again in the backward pass instead of keeping them")
+    fused: bool = knob(False, "AdamW in one kernel (adamw_torch_fused), without copies of its states")
+    beta: float = knob(0.0, "weight of the KL divergence; above 0 there is a reference model")
+    way: str = knob("shared", "shared: picture and prompt once a group; trl: once for each completion")
