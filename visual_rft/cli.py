@@ -168,7 +168,7 @@ def _measure(arguments: argparse.Namespace, command: str) -> dict[str, float]:
     from visual_rft.experiments import open_model
     from visual_rft.measuring import Protocol, measure_detection
 
-    model, processor = open_model(arguments.model)
+    model, processor = open_model(arguments.model, arguments.dtype)
     protocol = Protocol(arguments.ask, arguments.score, arguments.scorer, not arguments.plain_question)
     details = dict(model=arguments.model or "tiny-vlm", command=command)
     folder = arguments.out or "runs/measure"
@@ -186,7 +186,8 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     if arguments.annotations:
         scores = _measure(arguments, command)
     else:
-        scores = evaluate(arguments.model, arguments.task, arguments.data, arguments.out, arguments.threads, command)
+        scores = evaluate(arguments.model, arguments.task, arguments.data, arguments.out, arguments.threads, command,
+                          arguments.dtype)
     print(json.dumps(scores, indent=1))
 
 # %% ../nbs/19_cli.ipynb #c022b
@@ -327,6 +328,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--task", default="base", metavar="NAME",
                           help="a miniature benchmark: base, designs, novel, few-shot, naming, known-artists, "
                                "unseen-artists, creatures or grounding (default: %(default)s)")
+    evaluate.add_argument("--dtype", default="float32", metavar="NAME",
+                          help="of the weights: float32, bfloat16 or float16 (default: %(default)s)")
     evaluate.add_argument("--data", default="", metavar="FILE", help="your own rows instead, as for training")
     evaluate.add_argument("--out", default="", metavar="FOLDER",
                           help="keep answers and scores there, and go on from them")

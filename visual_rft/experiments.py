@@ -38,9 +38,12 @@ def _place(name: str) -> str:
     return models.tiny_folder(name or "tiny-vlm") if name in ("", *models.SHIPPED) else name
 
 
-def open_model(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A model and its processor by shipped name, folder or hub name; the tiny VLM for an empty name."""
-    return models.load(_place(name))
+def open_model(
+    name: str,  # a shipped name, folder or hub name; the tiny VLM when empty
+    dtype: str = "float32",  # of the weights, one of `models.DTYPES`
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A model and its processor, to be asked and not to be trained."""
+    return models.load(_place(name), models.stored_dtype(dtype, lora_rank=1))
 
 
 def weights_hash(name: str) -> str:
@@ -149,11 +152,12 @@ def evaluate(
     folder: str = "",  # where answers and scores are kept; nowhere when empty
     threads: int = 2,  # CPU threads
     command: str = "",  # the command line, for the record
+    dtype: str = "float32",  # of the weights; bfloat16 is quicker on most GPUs
 ) -> dict[str, float]:
     """Score one model on one benchmark, or on rows of one's own."""
     torch.set_num_threads(threads)
     rows = load_rows(path) if path else miniature.benchmark(task)
-    model, processor = open_model(name)
+    model, processor = open_model(name, dtype)
     if not folder:
         framed = framed_rows(rows, model, processor)
         return score_rows(framed, answer_rows(model, processor, framed))
