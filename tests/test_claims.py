@@ -189,8 +189,17 @@ def headline() -> list[str]:
             f"far ahead, {reproduce.mean_and_error(lead)} with the plain question, on rare creatures"]  # fmt: skip
 
 
+def estimates() -> list[str]:
+    """The table of plans, as notebook 17 computes it."""
+    cells = json.loads((ROOT / "nbs" / "17_planning.ipynb").read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(output.get("data", {}).get("text/markdown", [])) for cell in cells
+             for output in cell.get("outputs", [])]  # fmt: skip
+    return next(text for text in texts if text.startswith("| plan (estimates) |")).splitlines()
+
+
 CLAIMS: tuple[Callable[[], list[str]], ...] = (
     comparison_table, comparison_text, speed, memory_and_rate, attacked_rewards, shipped_model, museum, headline,
+    estimates,
 )  # fmt: skip
 
 
