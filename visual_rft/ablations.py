@@ -229,6 +229,7 @@ def ablation_figure(
     axis.set(yticks=range(len(gaps)), yticklabels=list(gaps), xlabel="difference in AP within seeds")
     axis.invert_yaxis()
     figure.tight_layout()
+    plt.close(figure)
     return figure
 
 # %% ../nbs/15b_ablations.ipynb #c031

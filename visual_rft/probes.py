@@ -70,17 +70,19 @@ def expected_calibration_error(
 def reliability_figure(
     arms: dict[str, Sequence[tuple[float, bool]]],  # name of the arm -> pairs
 ) -> plt.Figure:
-    """Share of right boxes over stated confidence; the area of a dot is the number of boxes."""
+    """Share of right boxes over stated confidence; the area of a dot is the share of the boxes that it stands for."""
     figure, axis = plt.subplots(figsize=(4, 3.6))
     axis.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
     for number, (name, pairs) in enumerate(arms.items()):
         found = reliability(pairs)
         label = f"{name}: error {expected_calibration_error(pairs):.2f}"
         axis.plot(*([each[i] for each in found] for i in (0, 1)), color=f"C{number}", alpha=0.5, label=label)
-        axis.scatter(*zip(*[each[:2] for each in found]), s=[2 + each[2] for each in found], color=f"C{number}") if found else None
+        sizes = [4 + 250 * each[2] / len(pairs) for each in found]
+        axis.scatter(*zip(*[each[:2] for each in found]), s=sizes, color=f"C{number}", alpha=0.7) if found else None
     axis.set(xlabel="stated confidence", ylabel="share of right boxes", xlim=(0, 1.02), ylim=(0, 1.02))
     axis.legend(fontsize=8)
     figure.tight_layout()
+    plt.close(figure)
     return figure
 
 # %% ../nbs/15c_probes.ipynb #c014
@@ -133,6 +135,7 @@ def pass_figure(
     axis.set(xlabel="k", ylabel="pass@k", ylim=(0, 1))
     axis.legend(fontsize=8)
     figure.tight_layout()
+    plt.close(figure)
     return figure
 
 # %% ../nbs/15c_probes.ipynb #c024
