@@ -266,7 +266,8 @@ def test_records_of_gpu_runs_are_read_as_they_lie(gpu_runs: Path) -> None:
     assert first.before == dict(accuracy=0.5, well_formed=0.25) and first.after == dict(accuracy=0.75, well_formed=1.0)
     assert second.gpu == "" and second.before == {}
     (one, two) = lines(ledger.gpu_records_table(gpu_runs))
-    assert one[3] == "invented card" and one[6:] == ["accuracy 0.500, well_formed 0.250", "accuracy 0.750, well_formed 1.000"]
+    assert one[3] == "invented card"
+    assert one[6:] == ["accuracy 0.500, well_formed 0.250", "accuracy 0.750, well_formed 1.000"]
     assert two[3] == "no GPU: a rehearsal" and two[6] == "not tested"
 
 

@@ -153,6 +153,13 @@ def test_a_drive_without_locks_is_written_to_all_the_same(tmp_path: Path, monkey
     assert (tmp_path / "written").exists()
 
 
+def test_a_finished_run_is_loaded_in_the_number_format_of_its_training(tmp_path: Path) -> None:
+    rows = miniature.few_shot_rows(1, 0, miniature.FEW_SHOT[:1])
+    settings = SFTSettings(steps=1, batch=1, dtype="bfloat16", lora_rank=2)
+    first, again = (fine_tune("sft", "", rows, settings, tmp_path)[0] for _ in range(2))
+    assert first.dtype == again.dtype == torch.bfloat16
+
+
 def test_only_the_first_of_several_processes_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with sole_use(tmp_path):
         monkeypatch.setenv("RANK", "1")
