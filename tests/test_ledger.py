@@ -244,3 +244,39 @@ def test_rows_without_a_command_say_what_is_missing() -> None:
     assert all(bool(ledger.gpu_command(row)) != bool(ledger.missing_data(row)) for row in PAPER_ROWS)
     assert "anime" in ledger.missing_data(find_row(5, "2B", "4-shot", "SFT"))
     assert all(ledger.missing_data(row) == "nothing to train" for row in PAPER_ROWS if row not in TRAINED)
+
+
+@pytest.fixture
+def gpu_runs(tmp_path: Path) -> Path:
+    """Invented records of two runs made elsewhere, and a folder that is none."""
+    for name, gpu in (("first", "invented card"), ("second", None)):
+        record(tmp_path / name, accuracy=0.75, well_formed=1.0, train_seconds=9.0)
+        write_json(tmp_path / name / "config.json", dict(recipe="table2-2b-4shot-pets37-grpo", size="t4", rows=111,
+                                                         settings=dict(steps=20)))
+        write_json(tmp_path / name / "env.json", dict(gpu=gpu))
+    record(tmp_path / "first" / "before", accuracy=0.5, well_formed=0.25)
+    (tmp_path / "no record").mkdir()
+    return tmp_path
+
+
+def test_records_of_gpu_runs_are_read_as_they_lie(gpu_runs: Path) -> None:
+    first, second = ledger.gpu_records(gpu_runs)
+    assert (first.name, first.recipe, first.size) == ("first", "table2-2b-4shot-pets37-grpo", "t4")
+    assert (first.gpu, first.rows, first.steps) == ("invented card", 111, 20)
+    assert first.before == dict(accuracy=0.5, well_formed=0.25) and first.after == dict(accuracy=0.75, well_formed=1.0)
+    assert second.gpu == "" and second.before == {}
+    (one, two) = lines(ledger.gpu_records_table(gpu_runs))
+    assert one[3] == "invented card"
+    assert one[6:] == ["accuracy 0.500, well_formed 0.250", "accuracy 0.750, well_formed 1.000"]
+    assert two[3] == "no GPU: a rehearsal" and two[6] == "not tested"
+
+
+def test_a_score_without_its_machine_is_no_record(gpu_runs: Path) -> None:
+    (gpu_runs / "second" / "env.json").unlink()
+    with pytest.raises(FileNotFoundError, match="env.json"):
+        ledger.gpu_records(gpu_runs)
+
+
+def test_no_run_on_a_gpu_is_called_none(tmp_path: Path) -> None:
+    assert ledger.gpu_records(tmp_path / "gpu") == []
+    assert ledger.gpu_records_table(tmp_path / "gpu") == "No run on a GPU is recorded."

@@ -1,5 +1,6 @@
 """Runs: records, resuming after a kill, one clear error for each mistake."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -140,6 +141,23 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> No
         other.kill()
     with sole_use(tmp_path):
         assert True
+
+
+def test_a_drive_without_locks_is_written_to_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(place: int, how: int) -> None:
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    monkeypatch.setattr("visual_rft.records.fcntl.flock", refuse)
+    with sole_use(tmp_path):
+        (tmp_path / "written").touch()
+    assert (tmp_path / "written").exists()
+
+
+def test_a_finished_run_is_loaded_in_the_number_format_of_its_training(tmp_path: Path) -> None:
+    rows = miniature.few_shot_rows(1, 0, miniature.FEW_SHOT[:1])
+    settings = SFTSettings(steps=1, batch=1, dtype="bfloat16", lora_rank=2)
+    first, again = (fine_tune("sft", "", rows, settings, tmp_path)[0] for _ in range(2))
+    assert first.dtype == again.dtype == torch.bfloat16
 
 
 def test_only_the_first_of_several_processes_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def fine_tune(
     own = {name: [reward.__name__ for reward in given] for name, given in options.items()}
     folder = start_run(folder, config | own | details | dict(command=command))
     if (folder / "model" / "model.safetensors").is_file():
-        return models.load(str(folder / "model"))
+        return models.load(str(folder / "model"), models.stored_dtype(settings.dtype, settings.lora_rank))
     with sole_use(folder):
         model, processor = _train(method, start, rows, settings, folder, options)
     for checkpoint in folder.glob("checkpoint-*") if first_process() else ():  # no longer needed

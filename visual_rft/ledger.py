@@ -21,7 +21,8 @@ from .studies import STUDIES
 __all__ = ['PAPER', 'PAPER_ROWS', 'NOT_RECORDED', 'Row', 'Table', 'parse_table', 'find_row', 'paper_table', 'Slip',
            'average_slips', 'gain_over', 'gain_slips', 'repeated_scores', 'slip_table', 'Counterpart', 'counterpart',
            'why_none', 'start_score', 'Comparison', 'compare_number', 'same_sign', 'percent', 'ledger_table',
-           'recorded_gains', 'row_recipes', 'missing_data', 'gpu_command', 'gpu_table']
+           'recorded_gains', 'row_recipes', 'missing_data', 'gpu_command', 'gpu_table', 'GPURecord', 'gpu_records',
+           'gpu_records_table']
 
 # %% ../nbs/16_ledger.ipynb #c006
 @dataclass(frozen=True)
@@ -517,3 +518,50 @@ def gpu_table(
         commands = "<br>".join(f"`{line}`" for line in gpu_command(row).splitlines())
         lines.append([row.label, row.method, commands or f"none: {missing_data(row)}"])
     return f"**Table {table_number}.** Never run\n\n" + _markdown(["model", "method", "command"], lines)
+
+# %% ../nbs/16_ledger.ipynb #c130b
+@dataclass(frozen=True)
+class GPURecord:
+    """A training that was made elsewhere, as its folder tells it."""
+
+    name: str  # of the folder
+    recipe: str  # that it follows; empty where none is recorded
+    size: str  # of the recipe
+    gpu: str  # as its driver calls it; empty for a run without one
+    rows: int  # to train on
+    steps: int  # of the optimiser
+    before: dict[str, float]  # scores of the start; empty where it was not tested
+    after: dict[str, float]  # scores of the trained model; empty where it was not tested
+
+
+def _scores(path: Path) -> dict[str, float]:
+    """The scores of a test, without its times; empty where there was none."""
+    found = read_json(path) if path.is_file() else {}
+    return {name: value for name, value in found.items() if not name.endswith("seconds")}
+
+# %% ../nbs/16_ledger.ipynb #c130d
+def gpu_records(
+    folder: str | Path,  # with a folder for each run
+) -> list[GPURecord]:
+    """The runs whose records lie in a folder, by name; FileNotFoundError for a record without env.json."""
+    found = []
+    for path in sorted(Path(folder).glob("*/config.json")):
+        run, config = path.parent, read_json(path)
+        found.append(GPURecord(
+            run.name, config.get("recipe", ""), config.get("size", ""), read_json(run / "env.json").get("gpu") or "",
+            config["rows"], config["settings"]["steps"], _scores(run / "before" / "summary.json"),
+            _scores(run / "summary.json")))
+    return found
+
+
+def gpu_records_table(
+    folder: str | Path,  # with a folder for each run
+) -> str:
+    """The runs whose records lie in a folder, as a Markdown table; a sentence where there are none."""
+    def shown(scores: dict[str, float]) -> str:
+        return ", ".join(f"{name} {value:.3f}" for name, value in scores.items()) or "not tested"
+
+    lines = [[run.name, run.recipe or "none", run.size, run.gpu or "no GPU: a rehearsal", f"{run.rows}", f"{run.steps}",
+              shown(run.before), shown(run.after)] for run in gpu_records(folder)]
+    head = ["run", "recipe", "size", "GPU", "rows", "steps", "before", "after"]
+    return _markdown(head, lines) if lines else "No run on a GPU is recorded."

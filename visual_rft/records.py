@@ -118,13 +118,15 @@ def start_run(
 
 # %% ../nbs/07a_records.ipynb #c027c
 def _lock(folder: str | Path) -> int:
-    """An open and locked folder; raises ValueError when another process has locked it."""
+    """An open folder, locked where its file system can; raises ValueError when another process has locked it."""
     place = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(place)
         raise ValueError(f"{folder} is in use by another process; wait for it, or choose another folder") from None
+    except OSError:  # a network drive without locks: nothing to hold, and no reason not to write
+        pass
     return place
 
 
