@@ -49,8 +49,8 @@ def test_the_2b_model_has_2208985600() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, dict(lora_rank=16), dict(checkpointing=True), dict(way="trl", prompts=1), dict(frozen_vision=True)],
-    ids=["full", "lora", "checkpointing", "trl", "frozen"],
+    [{}, dict(lora_rank=16), dict(checkpointing=True), dict(way="trl", prompts=1)],
+    ids=["full", "lora", "checkpointing", "trl"],
 )
 def test_the_planned_peak_is_the_measured_one(change: dict) -> None:
     settings = replace(TINY, **change)
@@ -70,13 +70,13 @@ def test_the_planned_peak_of_a_model_of_25_million_weights(tmp_path) -> None:
     assert abs(planning.planned_peak(settings) / measured - 1) < 0.15
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_short_models_tell_about_deep_ones_to_the_byte(family: str) -> None:
     config = family_config(family)
     whole, line = planning.measure(config, LEAST), planning.measure_short(config, LEAST)
     assert {name: whole[name] for name in line} == line
     assert {name for name in whole if name not in line} == {name for name in whole if "middle" in name}
-    assert planning._depths(config) == (5, 5, 0) if family == "qwen2_vl" else (5, 3, 2)
+    assert planning._depths(config) == (5, 3, 2)
 
 
 def test_short_models_with_checkpoints_and_adapters() -> None:
@@ -182,14 +182,32 @@ def test_a_plan_fits_when_a_tenth_stays_free() -> None:
     assert planning.fits(made_up(), GPU(112, 1, 1)) and not planning.fits(made_up(), GPU(111, 1, 1))
 
 
+def rough(settings: PlanSettings, gpu: bool) -> dict[str, int]:
+    """Made-up results of a run, larger for more tokens, TRL's way and without checkpoints."""
+    size = 10**5 * settings.group * settings.completion * (3 if settings.way == "trl" else 1)
+    zeros = ("sampling: start", "gradients: end", "decode_bytes", "prefill", "prefill_kernels", "decode",
+             "decode_kernels", "forward", "backward", "kernels")  # fmt: skip
+    return dict.fromkeys(zeros, 0) | {"training: end": size // (1 + 9 * settings.checkpointing), "update": 10**7}
+
+
 def test_advice_saves_what_it_says(monkeypatch) -> None:
-    settings = replace(TINY, way="trl", prompts=1, beta=0.1)
+    monkeypatch.setattr(planning, "_measured", rough)
+    settings = replace(TINY, way="trl", completion=80, beta=0.1)
     before = planning.peak_bytes(estimate(settings))
     found = planning.advice(settings)
-    assert found[0].what == "share picture and prompt in the group"
+    names = [change.what for change in found]
+    assert names[:2] == ["share picture and prompt in the group", "gradient checkpointing"]
+    assert "fused AdamW" not in names  # the update is not the fullest phase
+    assert found[0].saves == 2 * 10**5 * 4 * 80
     assert all(0 < change.saves == before - planning.peak_bytes(change.plan) for change in found)
-    small = GPU((before - found[0].saves) / planning.ROOM + 1, 1, 1)
-    assert planning.made_to_fit(settings, small)[0] == ["share picture and prompt in the group"]
+
+
+def test_changes_are_made_until_a_plan_fits(monkeypatch) -> None:
+    monkeypatch.setattr(planning, "_measured", rough)
+    settings = replace(TINY, way="trl", completion=80, beta=0.1)
+    shared = planning.peak_bytes(estimate(replace(settings, way="shared")))
+    assert planning.made_to_fit(settings, GPU(shared / 0.89, 1, 1))[0] == ["share picture and prompt in the group"]
+    assert planning.made_to_fit(settings, GPU(1e12, 1, 1))[0] == []
     done, last = planning.made_to_fit(settings, GPU(1, 1, 1))
     assert len(done) > 4 and not planning.fits(last, GPU(1, 1, 1)) and last.settings.gpus == 1
 

@@ -439,9 +439,9 @@ def measure_short(
 ) -> dict[str, int]:
     """What `measure` finds, but for the layers in between, from runs of two and of three layers of each kind."""
     depths = _depths(config)
-    base = (2, 2, min(1, depths[2]))
+    base = (4, 2, 1) if depths[2] else (2, 2, 0)
     first = measure(_with_depths(config, base), settings, gpu)
-    found = dict(first)
+    found = {name: value for name, value in first.items() if "middle" not in name}
     for kind, depth in enumerate(depths):
         if depth and depth != base[kind]:
             more = [*base[:kind], base[kind] + 1, *base[kind + 1:]]
@@ -508,12 +508,12 @@ def _phases(settings: PlanSettings, sizes: _Sizes, found: dict[str, int], cache:
                                 activations=max(read - cache, found["decode_bytes"], 0) + sizes.unpacked),
         "training": kept | dict(weights=kept["weights"] + pieces, gradients=gradients // gpus,
                                 activations=size - gradients + sizes.unpacked),
-        "update": kept | dict(gradients=sizes.trained_bytes // gpus, activations=0 if settings.fused else found["update"] // gpus),
+        "update": kept | dict(gradients=sizes.trained_bytes // gpus, copies=0 if settings.fused else found["update"] // gpus),
     }
 
 # %% ../nbs/17_planning.ipynb #c088
 ROOM = 0.9  # share of a GPU's memory that a plan may fill; the rest is for CUDA, for gaps and for what is not seen here
-PARTS = ("weights", "gradients", "optimiser", "reference", "activations", "cache")
+PARTS = ("weights", "gradients", "optimiser", "reference", "activations", "cache", "copies")
 
 
 @dataclass(frozen=True)
@@ -692,6 +692,7 @@ def plan_figure(
         axis.text(ROOM * GPUS[gpu].memory / 2**30, -0.6, gpu, ha="center", va="bottom", fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("GiB in the fullest phase (estimates)")
+    axis.set_xlim(0, 1.3 * max(left))
     axis.legend(fontsize=8, loc="center right")
     figure.tight_layout()
     return figure
