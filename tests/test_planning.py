@@ -125,8 +125,12 @@ def test_parts_follow_their_formulas() -> None:
 
 def test_four_gpus_divide_what_zero_3_divides() -> None:
     one, four = (estimate(replace(TINY, gpus=gpus, beta=0.1, dtype="bfloat16")).phases for gpus in (1, 4))
-    for part in ("gradients", "optimiser", "reference"):
+    for part in ("gradients", "reference"):
         assert four["update"][part] == one["update"][part] // 4
+    assert four["update"]["optimiser"] == 3 * one["update"]["optimiser"] // 4  # 12 bytes a weight instead of 4
+    four = estimate(replace(TINY, gpus=4, beta=0.1)).phases
+    assert four["update"]["optimiser"] == 8 * count_parameters(configuration("")) // 4  # float32 weights need no copy
+    four = estimate(replace(TINY, gpus=4, beta=0.1, dtype="bfloat16")).phases
     assert four["sampling"]["weights"] == one["sampling"]["weights"] * 5 // 4  # gathered for sampling
     assert four["update"]["weights"] < four["training"]["weights"] < one["training"]["weights"]
     assert four["sampling"]["cache"] == one["sampling"]["cache"]

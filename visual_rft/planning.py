@@ -497,7 +497,9 @@ def _phases(settings: PlanSettings, sizes: _Sizes, found: dict[str, int], cache:
     """Bytes of every part in every phase, on one GPU."""
     gpus, divided = settings.gpus, settings.gpus > 1
     copies = sizes.weights if settings.beta and not settings.lora_rank else 0
-    kept = dict(weights=sizes.weights // gpus, optimiser=2 * sizes.trained_bytes // gpus, reference=copies // gpus)
+    masters = divided and sizes.trained_bytes == 2 * sizes.trained  # float32 copies of 16-bit weights
+    states = 12 * sizes.trained if masters else 2 * sizes.trained_bytes
+    kept = dict(weights=sizes.weights // gpus, optimiser=states // gpus, reference=copies // gpus)
     read = max(size for name, size in found.items() if name.startswith("sampling: "))
     stretches = [(size, found["gradients" + name.removeprefix("training")])
                  for name, size in found.items() if name.startswith("training: ")]
@@ -689,7 +691,8 @@ def plan_figure(
         left = [before + size for before, size in zip(left, sizes)]
     for gpu in gpus:
         axis.axvline(ROOM * GPUS[gpu].memory / 2**30, color="black", linestyle="--", linewidth=0.8)
-        axis.text(ROOM * GPUS[gpu].memory / 2**30, -0.6, gpu, ha="center", va="bottom", fontsize=8)
+        axis.text(ROOM * GPUS[gpu].memory / 2**30, 1.01, gpu, ha="center", fontsize=8,
+                  transform=axis.get_xaxis_transform())
     axis.invert_yaxis()
     axis.set_xlabel("GiB in the fullest phase (estimates)")
     axis.set_xlim(0, 1.3 * max(left))
