@@ -327,3 +327,9 @@ def test_a_size_with_several_devices_has_a_launcher() -> None:
             if size.launch:
                 assert Path(words[words.index("--config_file") + 1]).is_file()
             assert command.endswith(" --data FILE") == (not recipe.data.hub)
+
+
+def test_the_fused_optimiser_of_the_plans_can_be_asked_for(tmp_path: Path) -> None:
+    kinds = [trainer.grpo_config(GRPOSettings(fused=fused), tmp_path).optim.value for fused in (False, True)]
+    assert kinds == ["adamw_torch", "adamw_torch_fused"]
+    assert recorded(GRPOSettings(fused=True))["fused"] and "fused" not in recorded(GRPOSettings())

@@ -139,8 +139,8 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> No
             fine_tune("sft", "", rows, SFTSettings(steps=1), tmp_path)
         assert not (tmp_path / "metrics.csv").exists()
         other.kill()
-    with sole_use(tmp_path):
-        assert True
+    with sole_use(tmp_path), pytest.raises(ValueError, match="in use"), sole_use(tmp_path):
+        pass  # it was free again, and is held now
 
 
 def test_a_drive_without_locks_is_written_to_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

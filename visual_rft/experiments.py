@@ -43,7 +43,7 @@ def open_model(
     dtype: str = "float32",  # of the weights, one of `models.DTYPES`
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A model and its processor, to be asked and not to be trained."""
-    return models.load(_place(name), models.stored_dtype(dtype, lora_rank=1))
+    return models.load(_place(name), models.stored_dtype(dtype, lora_rank=1))  # as frozen weights below adapters
 
 
 def weights_hash(name: str) -> str:

@@ -74,13 +74,12 @@ def reliability_figure(
     figure, axis = plt.subplots(figsize=(4, 3.6))
     axis.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
     for number, (name, pairs) in enumerate(arms.items()):
-        found = reliability(pairs)
-        label = f"{name}: error {expected_calibration_error(pairs):.2f}"
-        axis.plot(*([each[i] for each in found] for i in (0, 1)), color=f"C{number}", alpha=0.5, label=label)
-        sizes = [4 + 250 * each[2] / len(pairs) for each in found]
-        axis.scatter(*zip(*[each[:2] for each in found]), s=sizes, color=f"C{number}", alpha=0.7) if found else None
+        found, label = reliability(pairs), f"{name}: error {expected_calibration_error(pairs):.2f}"
+        axis.plot([], [], "o", color=f"C{number}", label=label)
+        axis.scatter([each[0] for each in found], [each[1] for each in found], color=f"C{number}", alpha=0.7,
+                     s=[4 + 250 * each[2] / len(pairs) for each in found])
     axis.set(xlabel="stated confidence", ylabel="share of right boxes", xlim=(0, 1.02), ylim=(0, 1.02))
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper left")
     figure.tight_layout()
     plt.close(figure)
     return figure

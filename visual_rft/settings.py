@@ -51,6 +51,7 @@ class LargeModelSettings:
     dtype: str = knob("float32", "of the weights: float32, bfloat16 or float16")
     checkpointing: bool = knob(False, "compute activations again in the backward pass instead of keeping them")
     max_pixels: int = knob(0, "a larger picture is shrunk; 0 for the limit of the processor")
+    fused: bool = knob(False, "AdamW in one kernel, without copies of its states")
     lora_vision: bool = knob(False, "adapters in the vision tower too")
     quantised: bool = knob(False, "hold the frozen weights in 4 bits; needs adapters, bitsandbytes and a GPU")
 

@@ -248,8 +248,9 @@ def shared_options(
     return dict(
         output_dir=str(folder), max_steps=settings.steps, learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if constant else settings.schedule, warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay, adam_beta2=0.99, optim="adamw_torch", seed=settings.seed,
-        save_steps=settings.save_every, save_total_limit=1, logging_steps=1, report_to="none", disable_tqdm=True,
+        weight_decay=settings.weight_decay, adam_beta2=0.99, seed=settings.seed,
+        optim="adamw_torch_fused" if settings.fused else "adamw_torch", save_steps=settings.save_every,
+        save_total_limit=1, logging_steps=1, report_to="none", disable_tqdm=True,
         gradient_accumulation_steps=settings.accumulate, gradient_checkpointing=settings.checkpointing,
         gradient_checkpointing_kwargs=dict(use_reentrant=False) if settings.checkpointing else None,
         use_cpu=cpu, bf16=not cpu and settings.dtype != "float16", fp16=not cpu and settings.dtype == "float16",
