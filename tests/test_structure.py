@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "visual_rft"
 FLOORS = [
-    ["prompts", "parsing", "boxes", "drawing", "settings", "released"],
+    ["exercises", "prompts", "parsing", "boxes", "drawing", "settings", "released"],
     ["rewards", "advantages"],
     ["gauntlet"],
     ["shaping"],

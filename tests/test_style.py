@@ -11,7 +11,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "nbs").glob("[!_]*.ipynb"))
 ASSERTS = re.compile(r"\b(assert|test_\w+\(|raises\()")
 FIGURES = r"\.(show|plot|imshow|bar|scatter)\(|subplots\(|Image\.|draw_boxes|contact_sheet|\.image\b"
-SHOWS = re.compile(FIGURES + r"|HTML\(|table\(|Markdown\(|display\(")
+SHOWS = re.compile(FIGURES + r"|\bgrade\(|HTML\(|table\(|Markdown\(|display\(")
 
 
 def cells(path: Path) -> list[dict]:
