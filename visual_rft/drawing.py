@@ -22,27 +22,29 @@ def draw_boxes(
     predicted: Sequence[Sequence[float]] = (),  # predicted boxes in thousandths, drawn red
     labels: Sequence[str] = (),  # a short text for each predicted box, for example its confidence
     width: int = 336,  # pixels of the result
+    colours: Sequence[str] = (),  # of each predicted box; red when empty
 ) -> Image.Image:
     """A larger copy of the picture with its boxes drawn in."""
     height = image.height * width // image.width
     canvas = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=max(10, width // 24))
-    for boxes, colour, line in ((truth, TRUE_COLOUR, 4), (predicted, PREDICTED_COLOUR, 2)):
-        for number, box in enumerate(boxes):
-            x1, y1, x2, y2 = (min(max(v, 0), 1000) * (width, height)[i % 2] / 1000 for i, v in enumerate(box))
-            if x2 <= x1 or y2 <= y1:
-                continue
+    shades = colours or [PREDICTED_COLOUR] * len(predicted)
+    drawn = [(box, TRUE_COLOUR, 4, "") for box in truth]
+    drawn += [(box, shade, 2, label) for box, shade, label in zip(predicted, shades, [*labels, *[""] * len(predicted)])]
+    for box, colour, line, label in drawn:
+        x1, y1, x2, y2 = (min(max(v, 0), 1000) * (width, height)[i % 2] / 1000 for i, v in enumerate(box))
+        if x2 > x1 and y2 > y1:
             pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
-            if colour == PREDICTED_COLOUR and number < len(labels):
-                _write(pen, font, labels[number], x1, y1)
+            _write(pen, font, label, x1, y1, colour)
     return canvas
 
 # %% ../nbs/03a_drawing.ipynb #c013
-def _write(pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, text: str, x1: float, y1: float) -> None:
-    """White letters on red above the corner (x1, y1), in pixels."""
+def _write(pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, text: str, x1: float, y1: float, colour: str) -> None:
+    """White letters on a colour above the corner (x1, y1), in pixels; nothing where there is no text."""
     corner = (x1 + 3, max(0, y1 - font.size - 3))
-    pen.rectangle(pen.textbbox(corner, text, font=font), fill=PREDICTED_COLOUR)
-    pen.text(corner, text, fill="white", font=font)
+    if text:
+        pen.rectangle(pen.textbbox(corner, text, font=font), fill=colour)
+        pen.text(corner, text, fill="white", font=font)
 
 # %% ../nbs/03a_drawing.ipynb #c023
 def contact_sheet(
