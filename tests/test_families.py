@@ -12,10 +12,12 @@ from checkpoints import write_checkpoint
 from PIL import Image
 
 from visual_rft import models
+from visual_rft.advantages import group_advantages, total_reward
 from visual_rft.boxes import resized_size
 from visual_rft.data import dataset, detection_row, grounding_row
 from visual_rft.families import FAMILIES, family_of, framed_rows, limits_of, push_model, save_model, to_pixels
-from visual_rft.parsing import PARSERS
+from visual_rft.groups import read_groups
+from visual_rft.parsing import PARSERS, parse_detection
 from visual_rft.rewards import REWARD_SETS
 from visual_rft.rollouts import Sampling, encode_prompts, sample
 from visual_rft.settings import GRPOSettings, SFTSettings
@@ -117,13 +119,15 @@ def lengths(completions: list, **columns: object) -> list[float]:
 
 
 def weights_of(model: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([weights.detach().flatten().clone() for weights in model.parameters()])
+    """All of them, without the copy of new adapters that TRL keeps as the reference policy."""
+    return torch.cat([w.detach().flatten().clone() for name, w in model.named_parameters() if ".ref." not in name])
 
 
 @pytest.mark.parametrize("method", ["sft", "grpo"])
 @pytest.mark.parametrize("rank", [0, 4])
-def test_every_family_learns_by_both_methods(published, method: str, rank: int, tmp_path: Path) -> None:
-    _, folder, _, _ = published
+def test_every_family_learns_by_both_methods(published, method: str, rank: int, tmp_path: Path, monkeypatch) -> None:
+    family, folder, _, _ = published
+    monkeypatch.setattr("visual_rft.groups.EVERY", 1)
     model, processor = models.load(str(folder))
     model, share = models.adapt(model, rank), np.array([0.1, 0.2, 0.6, 0.8])
     rows = [rows_with_a_box(size, share, "detection", method == "grpo")[0] for size in SIZES[:2]]
@@ -131,8 +135,19 @@ def test_every_family_learns_by_both_methods(published, method: str, rank: int, 
     if method == "sft":
         train_sft(model, processor, rows, tmp_path, SFTSettings(steps=2, batch=2, warmup=0, learning_rate=1e-2))
     else:
-        settings = GRPOSettings(steps=2, prompts=2, group=2, max_completion_length=8, warmup=0, learning_rate=1e-2)
+        settings = GRPOSettings(steps=2, prompts=2, group=2, max_completion_length=8, warmup=0, learning_rate=1e-2,
+                                beta=0.04 if rank else 0.0)
         train_grpo(model, processor, rows, tmp_path, settings, rewards=[lengths])
+        kept, frame = read_groups(tmp_path), FAMILIES[family].frame
+        assert [group.step for group in kept] == [0, 0, 1, 1]
+        for group in kept:  # the true box, drawn by its frame, is the box that was asked for
+            (true,) = parse_detection(group.solution, thinking=False).boxes
+            assert true.box / np.array(group.frame * 2) == pytest.approx(share, abs=0.01)
+            assert (group.frame == (1000, 1000)) == (frame == "thousandths")
+            assert group_advantages(total_reward([group.rewards["lengths"]]), 2) == pytest.approx(group.advantages, abs=1e-4)
+        measured = [value for group in kept for value in group.kl]
+        assert not any(measured[:4]) and (all(value > 0 for value in measured[4:]) and len(measured) == 8
+                                          if rank and family in QWEN else not measured)
     assert (weights_of(model) != before).any() and weights_of(model).isfinite().all()
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from visual_rft import miniature, pretraining, prompts
 from visual_rft.cli import main
 from visual_rft.experiments import fine_tune
+from visual_rft.groups import read_groups
 from visual_rft.records import forget_after, last_checkpoint, log_line, read_log, sole_use, start_run
 from visual_rft.settings import GRPOSettings, PretrainConfig, SFTSettings
 
@@ -62,6 +63,9 @@ def test_a_killed_run_ends_like_an_unbroken_one(method: str, tmp_path: Path, tin
     columns = [read_log(folder / "metrics.csv") for folder in (whole, broken)]
     for name in set(columns[0]) - {"seconds", "seconds_a_step"}:
         assert columns[0][name] == pytest.approx(columns[1][name], nan_ok=True), name
+    if method.startswith("grpo"):
+        assert (whole / "groups.jsonl").read_text() == (broken / "groups.jsonl").read_text()
+        assert len(read_groups(broken)) == 2  # the prompts of step 0, and none twice
 
 
 def test_a_killed_evaluation_ends_like_an_unbroken_one(tmp_path: Path, tiny_folder: str) -> None:

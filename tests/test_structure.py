@@ -17,7 +17,7 @@ FLOORS = [
     ["miniature", "sources"],
     ["studies", "checks", "recipes"],
     ["records"],
-    ["models"],
+    ["models", "groups"],
     ["families"],
     ["pretraining", "rollouts", "grpo"],
     ["packing"],

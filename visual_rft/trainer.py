@@ -5,6 +5,7 @@
 # %% ../nbs/12_trainer.ipynb #c003
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import wraps
 from importlib.util import find_spec
@@ -17,9 +18,13 @@ from transformers import BatchFeature, PreTrainedModel, PrinterCallback, Process
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from .boxes import resized_size
+from .families import family_of, limits_of
+from .groups import Group, GroupLog
+from .grpo import kl_estimate
 from .packing import Packed, pack, packed_states, score_tokens
 from .records import RecordCallback, last_checkpoint
-from .rewards import REWARD_SETS, Reward
+from .rewards import REWARD_SETS, Reward, text_of
 from .rollouts import Sampling, sample
 from .settings import GRPOSettings, SFTSettings
 
@@ -167,9 +172,54 @@ def shuffle_groups(
 
     return {name: ordered(value) for name, value in batch.items()}
 
+# %% ../nbs/12_trainer.ipynb #g02
+def _frame(trainer: GRPOTrainer, picture: object) -> tuple[int, int]:
+    """Width and height that the boxes of a picture count up to."""
+    if family_of(_base_model(trainer, trainer.model)).frame == "thousandths":
+        return 1000, 1000
+    return resized_size(*picture.size, **limits_of(trainer.processing_class))
+
+
+def _divergence(trainer: GRPOTrainer, drawn: dict) -> list[float]:
+    """(B,) estimates of the KL divergence from the reference policy, a token; empty without one, or with shards."""
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if drawn.get("ref_per_token_logps") is None or sharded or not _can_share(trainer, drawn):
+        return []
+    ids = torch.cat([drawn["prompt_ids"], drawn["completion_ids"]], 1)
+    mask, told = torch.cat([drawn["prompt_mask"], drawn["completion_mask"]], 1), drawn["completion_mask"]
+    names = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+    with torch.no_grad():
+        logps, *_ = trainer._get_per_token_logps_and_entropies(
+            trainer.accelerator.unwrap_model(trainer.model), ids, mask, told.shape[1],
+            trainer.args.per_device_train_batch_size, **{name: drawn[name] for name in names if name in drawn})
+    estimates = kl_estimate(logps, drawn["ref_per_token_logps"]) * told
+    return (estimates.sum(1) / told.sum(1).clamp(min=1)).tolist()
+
+# %% ../nbs/12_trainer.ipynb #g04
+def _keep_groups(trainer: _GroupTrainer, rows: list[dict], drawn: dict) -> None:
+    """Keep a few groups of a batch, if the trainer has a log for them and it is time."""
+    size, step = trainer.num_generations, trainer.state.global_step
+    if trainer.group_log is None or not trainer.group_log.wants(step) or len(rows) % size:
+        return
+    own = slice(-len(rows) * trainer.accelerator.num_processes, None)  # of the first process: at the front of it
+    texts, advantages, *values = [list(each)[own][:len(rows)] for each in (
+        trainer._logs["completion"], trainer._logs["advantages"], *trainer._logs["rewards"].values())]
+    values = [[None if math.isnan(value) else value for value in each] for each in values]
+    divergence, found = _divergence(trainer, drawn), []
+    for start in range(0, len(rows), size):
+        row, part = rows[start], slice(start, start + size)
+        group = Group(step, row["task"], row["problem"], row["solution"], _frame(trainer, row["image"]),
+                      [text_of(text) for text in texts[part]],
+                      {name: each[part] for name, each in zip(trainer._logs["rewards"], values)},
+                      advantages[part], divergence[part])
+        found.append((group, row["image"]))
+    trainer.group_log.write(found)
+
 # %% ../nbs/12_trainer.ipynb #c033
 class _GroupTrainer(GRPOTrainer):
     """TRL's GRPOTrainer, except that equal prompts and images run once in sampling, and groups stay together."""
+
+    group_log: GroupLog | None = None  # where a few groups are kept
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         if has_tool_images or not (_can_share(self, multimodal_fields) and _plain_sampling(self)):
@@ -183,7 +233,9 @@ class _GroupTrainer(GRPOTrainer):
             return super()._prepare_inputs(generation_batch)
         parts = self.args.steps_per_generation
         if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
-            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            drawn = self._generate_and_score_completions(generation_batch)
+            _keep_groups(self, generation_batch, drawn)
+            batch = split_pixel_values_by_grid(drawn)
             batches = split_tensor_dict(shuffle_groups(batch, self.num_generations), parts)
             self._buffered_inputs = [unsplit_pixel_values_by_grid(batch) for batch in batches]
         return self._buffered_inputs[self._step % parts]
@@ -314,5 +366,7 @@ def train_grpo(
         model=model, processing_class=processor, train_dataset=chat_rows(rows), args=args,
         reward_funcs=[*paid, *watched], callbacks=[RecordCallback(folder, "GRPO", columns)],
     )
+    trainer.group_log = GroupLog(folder)
+    trainer.add_callback(trainer.group_log)
     run_trainer(trainer, folder)
     return model
