@@ -144,7 +144,8 @@ def test_every_family_learns_by_both_methods(published, method: str, rank: int, 
             (true,) = parse_detection(group.solution, thinking=False).boxes
             assert true.box / np.array(group.frame * 2) == pytest.approx(share, abs=0.01)
             assert (group.frame == (1000, 1000)) == (frame == "thousandths")
-            assert group_advantages(total_reward([group.rewards["lengths"]]), 2) == pytest.approx(group.advantages, abs=1e-4)
+            expected = group_advantages(total_reward([group.rewards["lengths"]]), 2)
+            assert group.advantages == pytest.approx(expected, abs=1e-4)
         measured = [value for group in kept for value in group.kl]
         assert not any(measured[:4]) and (all(value > 0 for value in measured[4:]) and len(measured) == 8
                                           if rank and family in QWEN else not measured)
