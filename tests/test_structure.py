@@ -18,7 +18,7 @@ FLOORS = [
     ["studies", "checks", "recipes"],
     ["records"],
     ["models", "groups"],
-    ["families"],
+    ["families", "tracking"],
     ["pretraining", "rollouts", "grpo"],
     ["packing"],
     ["trainer"],
