@@ -883,4 +883,11 @@ d = { 'settings': { 'branch': 'main',
                                     'visual_rft.trainer.shared_options': ('trainer.html#shared_options', 'visual_rft/trainer.py'),
                                     'visual_rft.trainer.shuffle_groups': ('trainer.html#shuffle_groups', 'visual_rft/trainer.py'),
                                     'visual_rft.trainer.split_images': ('trainer.html#split_images', 'visual_rft/trainer.py'),
-                                    'visual_rft.trainer.train_grpo': ('trainer.html#train_grpo', 'visual_rft/trainer.py')}}}
+                                    'visual_rft.trainer.train_grpo': ('trainer.html#train_grpo', 'visual_rft/trainer.py')},
+            'visual_rft.widgets': { 'visual_rft.widgets._clean': ('widgets.html#_clean', 'visual_rft/widgets.py'),
+                                    'visual_rft.widgets._number': ('widgets.html#_number', 'visual_rft/widgets.py'),
+                                    'visual_rft.widgets._said': ('widgets.html#_said', 'visual_rft/widgets.py'),
+                                    'visual_rft.widgets._sign': ('widgets.html#_sign', 'visual_rft/widgets.py'),
+                                    'visual_rft.widgets.group_table': ('widgets.html#group_table', 'visual_rft/widgets.py'),
+                                    'visual_rft.widgets.html_table': ('widgets.html#html_table', 'visual_rft/widgets.py'),
+                                    'visual_rft.widgets.safe_text': ('widgets.html#safe_text', 'visual_rft/widgets.py')}}}

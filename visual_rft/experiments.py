@@ -27,7 +27,6 @@ from .rewards import Reward
 from .settings import CompareSettings, GRPOSettings, SFTSettings, recorded
 from .sft import train_sft
 from .tracking import chosen_trackers
-from .tracking import chosen_trackers
 from .trainer import train_grpo
 
 # %% auto #0
@@ -110,7 +109,6 @@ def fine_tune(
     **details: object,  # further entries of config.json
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Fine-tune once, with a full record, or go on; ValueError for a folder of another run or in use elsewhere."""
-    chosen_trackers(settings.report)  # refuses what cannot be used before anything is written
     chosen_trackers(settings.report)  # refuses what cannot be used before anything is written
     config = dict(task=rows["task"][0], method=method, model=start or "tiny-vlm", rows=len(rows))
     config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=recorded(settings))
