@@ -84,6 +84,7 @@ def _train(
     """Train from the newest checkpoint on, and write the result; adapters are merged into the weights."""
     if settings.quantised and not settings.lora_rank:
         raise ValueError("quantised weights cannot be trained; set lora_rank, so that adapters are")
+    chosen_trackers(settings.report)  # refuses what is not installed before a model is loaded
     dtype = models.stored_dtype(settings.dtype, settings.lora_rank)
     model, processor = models.load(_place(start), dtype, settings.quantised, settings.max_pixels)
     rows = framed_rows(rows, model, processor)
@@ -109,7 +110,6 @@ def fine_tune(
     **details: object,  # further entries of config.json
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Fine-tune once, with a full record, or go on; ValueError for a folder of another run or in use elsewhere."""
-    chosen_trackers(settings.report)  # refuses what cannot be used before anything is written
     config = dict(task=rows["task"][0], method=method, model=start or "tiny-vlm", rows=len(rows))
     config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=recorded(settings))
     options = {name: given for name, given in dict(rewards=rewards, watched=watched).items() if given}
