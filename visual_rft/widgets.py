@@ -5,17 +5,39 @@
 # %% ../nbs/15d_widgets.ipynb #w003
 from __future__ import annotations
 
+import base64
 import html
-from collections.abc import Sequence
+import io
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .parsing import PARSERS
+import datasets
+import ipywidgets
+import numpy as np
+from IPython.display import HTML, display
+from PIL import Image
+
+from . import prompts
+from .boxes import giou, iou, match_greedy, match_optimal
+from .checks import Finding, _image_bytes, check_rows
+from .data import category_of, encode_image, encoded, task_of
+from .drawing import draw_boxes
+from .parsing import MAX_CHARACTERS, PARSERS, Parsed
+from .released import _matched, _predicted, _read_list
+from .rewards import REWARD_SETS
 
 if TYPE_CHECKING:  # notebook 11a's module loads torch, which takes seconds: it is imported where it is needed
     from visual_rft.groups import Group
 
 # %% auto #0
-__all__ = ['LONGEST_TEXT', 'safe_text', 'html_table', 'group_table']
+__all__ = ['LONGEST_TEXT', 'Scores', 'Formula', 'Boxes', 'BEGINNINGS', 'PAGE', 'safe_text', 'html_table', 'group_table',
+           'group_summary', 'group_picture', 'nearest_group', 'Snapshot', 'picture_html', 'beside', 'GroupInspector',
+           'reward_scores', 'reward_table', 'detection_formulas', 'match_table', 'formula_table', 'boxes_text',
+           'draw_answer', 'to_canvas', 'from_canvas', 'BoxPlayground', 'parse_table', 'CompletionTester',
+           'row_category', 'row_picture', 'finding_lines', 'rows_table', 'filter_rows', 'CurriculumViewer']
 
 # %% ../nbs/15d_widgets.ipynb #w006
 LONGEST_TEXT = 1_500  # characters of a text that are shown
@@ -77,7 +99,7 @@ def _sign(advantage: float) -> str:
     shape = "▲" if advantage > 0 else "▼" if advantage < 0 else "●"
     return f'<span style="color: {advantage_colour(advantage)}">{shape}</span>'
 
-
+# %% ../nbs/15d_widgets.ipynb #w015b
 def group_table(
     group: Group,  # of a record
     only: Sequence[int] = (),  # numbers of completions from 0; all when empty
@@ -92,3 +114,646 @@ def group_table(
         kl = [_number(group.kl[number], ".4f")] if group.kl else []
         rows.append([f"{_sign(advantage)} {number + 1}", *said, *map(_number, [*paid, total]), f"{advantage:+.2f}", *kl])
     return html_table(header, rows)
+
+# %% ../nbs/15d_widgets.ipynb #w018
+def _total(group: Group, number: int) -> float:
+    """The sum of the rewards of a completion, without those that do not apply."""
+    return sum(values[number] for values in group.rewards.values() if values[number] is not None)
+
+
+def group_summary(
+    group: Group,  # of a record
+) -> str:
+    """HTML: the step, the totals, the question and the reference answer."""
+    totals = [_total(group, number) for number in range(len(group.completions))]
+    spread = f"Totals from {min(totals):.2f} to {max(totals):.2f}, mean {statistics.mean(totals):.2f}."
+    idle = "" if any(group.advantages) else " All advantages are 0: this group teaches nothing."
+    return (f"<p><b>After {group.step} steps.</b> {spread}{idle}</p>"
+            f"<details><summary>question and reference answer</summary>{safe_text(group.problem)}<br>"
+            f"<b>{safe_text(group.solution)}</b></details>")
+
+# %% ../nbs/15d_widgets.ipynb #w021
+def _is_drawable(picture: Image.Image) -> bool:
+    """Whether a picture has a shape that fits on a page."""
+    return max(picture.size) <= 200 * min(picture.size)
+
+
+def _width(picture: Image.Image) -> int:
+    """Pixels, such that an upright picture is not taller than a page."""
+    return max(28, min(448, 900 * picture.width // picture.height))
+
+
+def group_picture(
+    folder: str | Path,  # of the run
+    group: Group,  # of its record
+    only: Sequence[int] = (),  # numbers of completions from 0; all when empty
+) -> Image.Image:
+    """The boxes of a group in the colours of their advantages, on its picture; on grey where there is none."""
+    from visual_rft.groups import draw_group
+
+    picture = _opened(Path(folder) / "groups" / group.picture)
+    return draw_group(picture, group, only, _width(picture))
+
+# %% ../nbs/15d_widgets.ipynb #w022
+def _opened(source: Path | io.BytesIO) -> Image.Image:
+    """A picture; a grey square when it cannot be read or drawn on."""
+    try:
+        with Image.open(source) as stored:
+            picture = stored.convert("RGB")
+    except Exception:  # decoders raise many kinds on damaged files
+        return Image.new("RGB", (336, 336), "#808080")
+    return picture if _is_drawable(picture) else Image.new("RGB", (336, 336), "#808080")
+
+# %% ../nbs/15d_widgets.ipynb #w025
+def nearest_group(
+    groups: Sequence[Group],  # of a record, at least one
+    like: Group,  # of another record
+) -> Group:
+    """The group with the same prompt at the nearest step; without such, the first of the nearest step."""
+    same = [group for group in groups if (group.problem, group.picture) == (like.problem, like.picture)]
+    return min(same or groups, key=lambda group: abs(group.step - like.step))
+
+# %% ../nbs/15d_widgets.ipynb #w028
+@dataclass(frozen=True)
+class Snapshot:
+    """What a widget shows, for a page without a kernel."""
+
+    html: str
+    picture: Image.Image | None = None
+
+    def _ipython_display_(self) -> None:
+        if self.picture is not None:
+            display(self.picture.quantize(64))
+        display(HTML(self.html))
+
+# %% ../nbs/15d_widgets.ipynb #w029
+def picture_html(
+    picture: Image.Image,  # of any mode
+    alt: str,  # what it shows, for those who cannot see it
+) -> str:
+    """An element with the picture inside, so that nothing has to be fetched."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "WEBP", quality=88)
+    stored = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(_clean(alt))}" style="max-width: 100%" src="data:image/webp;base64,{stored}">'
+
+# %% ../nbs/15d_widgets.ipynb #w029c
+def beside(
+    pictures: Sequence[Image.Image],  # at least one
+) -> Image.Image:
+    """Pictures in a row on white."""
+    sheet = Image.new("RGB", (sum(each.width + 8 for each in pictures) - 8, max(each.height for each in pictures)), "white")
+    left = 0
+    for each in pictures:
+        sheet.paste(each, (left, 0))
+        left += each.width + 8
+    return sheet
+
+# %% ../nbs/15d_widgets.ipynb #w032
+_PANEL = dict(flex="1 1 24em", min_width="0")  # panels stand side by side where there is room, else below each other
+
+
+def _row(*parts: ipywidgets.Widget) -> ipywidgets.Box:
+    """Widgets side by side, in several rows where the page is narrow."""
+    return ipywidgets.Box(parts, layout=ipywidgets.Layout(display="flex", flex_flow="row wrap"))
+
+
+def _panel() -> ipywidgets.HTML:
+    """An empty place for HTML."""
+    return ipywidgets.HTML(layout=ipywidgets.Layout(**_PANEL))
+
+
+def _watch(function: Callable[[object], None], *controls: ipywidgets.Widget) -> None:
+    """Call a function whenever the value of a control changes."""
+    for control in controls:
+        control.observe(function, "value")
+
+
+class _View:
+    """Is shown as the widget `view`."""
+
+    view: ipywidgets.Widget
+
+    def _ipython_display_(self) -> None:
+        display(self.view)
+
+# %% ../nbs/15d_widgets.ipynb #w033
+def _open_run(folder: str | Path) -> tuple[Path, list[Group]]:
+    """A run folder and its groups; raises ValueError when there are none."""
+    from visual_rft.groups import read_groups
+
+    groups = read_groups(folder)
+    if not groups:
+        raise ValueError(f"{folder} holds no groups yet: its groups.jsonl is empty")
+    return Path(folder), groups
+
+
+def _prompts(groups: Sequence[Group], step: int) -> list[tuple[str, Group]]:
+    """The groups of a step, each with an entry for a menu."""
+    here = [group for group in groups if group.step == step]
+    names = [category_of(group.task, group.problem, group.solution) or group.problem for group in here]
+    return [(f"{number}: {' '.join(_clean(name).split())[:60]}", group) for number, (name, group) in enumerate(zip(names, here), 1)]
+
+# %% ../nbs/15d_widgets.ipynb #w034
+def _group_controls(runs: Sequence[tuple[Path, list[Group]]]) -> tuple[ipywidgets.Widget, ...]:
+    """Steps, prompts of the first step, and completions to choose from."""
+    steps = sorted({group.step for group in runs[0][1]})
+    most = max(len(group.completions) for _, groups in runs for group in groups)
+    each = [("all", ()), *((str(number + 1), (number,)) for number in range(most))]
+    return (ipywidgets.SelectionSlider(options=steps, description="steps"),
+            ipywidgets.Dropdown(options=_prompts(runs[0][1], steps[0]), description="prompt"),
+            ipywidgets.ToggleButtons(options=each, description="boxes of", style={"button_width": "3em"}))
+
+# %% ../nbs/15d_widgets.ipynb #w035
+def _parts(runs: Sequence[tuple[Path, list[Group]]], chosen: Group, only: Sequence[int]) -> list[Snapshot]:
+    """For each run what there is to see of the group that is nearest to the chosen one."""
+    found = []
+    for folder, groups in runs:
+        group = chosen if folder == runs[0][0] else nearest_group(groups, chosen)
+        picked = [number for number in only if number < len(group.completions)]
+        text = f"<h4>{safe_text(folder.name)}</h4>{group_summary(group)}{group_table(group, picked)}"
+        found.append(Snapshot(text, group_picture(folder, group, picked)))
+    return found
+
+# %% ../nbs/15d_widgets.ipynb #w037
+class GroupInspector(_View):
+    """Steps through the groups of a run folder, or of two side by side."""
+
+    def __init__(self, folder: str | Path, other: str | Path | None = None):
+        self.runs = [_open_run(each) for each in (folder, other) if each is not None]
+        self.step, self.prompt, self.completion = _group_controls(self.runs)
+        self.panels = [_panel() for _ in self.runs]
+        self.view = ipywidgets.VBox([_row(self.step, self.prompt), self.completion, _row(*self.panels)])
+        _watch(self._turn, self.step)
+        _watch(self._show, self.prompt, self.completion)
+        self._show()
+
+    def _turn(self, change: object) -> None:
+        """Offer the prompts of a step, and stay with the prompt if it is among them."""
+        asked, self.prompt.options = self.prompt.value, _prompts(self.runs[0][1], self.step.value)
+        self.prompt.value = nearest_group([group for _, group in self.prompt.options], asked)
+
+    def _show(self, change: object = None) -> None:
+        for panel, part in zip(self.panels, _parts(self.runs, self.prompt.value, self.completion.value)):
+            panel.value = picture_html(part.picture, "the boxes of the completions in the table below") + part.html
+
+    def snapshot(self) -> Snapshot:
+        """What the controls ask for, for a page without a kernel."""
+        parts = _parts(self.runs, self.prompt.value, self.completion.value)
+        return Snapshot("".join(part.html for part in parts), beside([part.picture for part in parts]))
+
+# %% ../nbs/15d_widgets.ipynb #w045
+Scores = dict[str, dict[str, float]]
+
+
+def reward_scores(
+    task: str,  # detection, classification or grounding
+    completion: str,  # any text
+    solution: str,  # the reference answer in answer tags
+    thinking: bool = True,  # whether the prompt asks for a think part
+) -> Scores:
+    """Set -> name of the reward -> what it pays; raises ValueError for a solution that is none."""
+    columns = dict(solution=[solution], problem=["<think>" if thinking else ""])
+    text = completion[:MAX_CHARACTERS + 1]
+    return {name: {reward.__name__: reward([text], **columns)[0] for reward in rewards[task]}
+            for name, rewards in REWARD_SETS.items()}
+
+# %% ../nbs/15d_widgets.ipynb #w048
+def reward_table(
+    scores: Scores,  # of `reward_scores`
+) -> str:
+    """HTML: a row for each term, a column for each set of rewards, and the totals."""
+    terms = [name.split("_")[-1] for name in scores["robust"]]
+    paid = [[f"{value:.3f}" for value in row] for row in zip(*(each.values() for each in scores.values()))]
+    totals = [f"<b>{sum(each.values()):.3f}</b>" for each in scores.values()]
+    return html_table(["", *scores], [*([term, *row] for term, row in zip(terms, paid)), ["total", *totals]])
+
+# %% ../nbs/15d_widgets.ipynb #w051
+Formula = tuple[str, float]  # the formula with its numbers, and its value
+
+
+def _plus(terms: Iterable[str]) -> str:
+    """Terms of a sum in brackets."""
+    return f"({' + '.join(terms) or '0'})"
+
+
+def _robust_formulas(parsed: Parsed, truth: np.ndarray) -> list[Formula]:
+    """The IoU reward and the confidence reward of the set `robust`."""
+    overlaps = iou([found.box for found in parsed.boxes], truth)
+    values, stated = np.zeros(len(parsed.boxes)), [found.confidence or 0.0 for found in parsed.boxes]
+    for predicted, true in match_optimal(overlaps):
+        values[predicted] = overlaps[predicted, true]
+    m, n, right = len(truth), len(values) + parsed.rejected, float(parsed.no_objects)
+    first = ((f"2 · {_plus(f'{u:.2f}' for u in values)} / ({m} true + {n} written)", 2 * values.sum() / (m + n)) if m else
+             ("nothing to find: 1 for “No Objects”, else 0", right))
+    if not len(values):
+        return [first, ("no readable box: for “No Objects” 1 if right and 0.5 if wrong, else 0", right / 2 if m else right)]
+    squares, gain = sum(c * c for c in stated), sum(c * (2 * u - c) for c, u in zip(stated, values))
+    written = _plus(f"{c:.2f} · (2 · {u:.2f} − {c:.2f})" for c, u in zip(stated, values))
+    return [first, (f"(1 + {written} / max(1, {m} true, {squares:.2f})) / 2", (1 + gain / max(1, m, squares)) / 2)]
+
+# %% ../nbs/15d_widgets.ipynb #w053
+def _stated(pairs: Sequence[tuple[float, float]]) -> Formula:
+    """The confidence reward of the paper, from the matched IoU and the confidence of each box."""
+    terms = [f"{c:.2f}" if u else f"(1 − {c:.2f})" for u, c in pairs]
+    return f"{_plus(terms)} / {len(pairs)} written", sum(c if u else 1 - c for u, c in pairs) / len(pairs)
+
+
+def _paper_formulas(parsed: Parsed, truth: np.ndarray) -> list[Formula]:
+    """The IoU reward and the confidence reward of the set `paper`."""
+    if not parsed.boxes:
+        return [("no readable box: 0", 0.0)] * 2
+    overlaps, values = iou([found.box for found in parsed.boxes], truth), np.zeros(len(parsed.boxes))
+    stated = [found.confidence or 0.0 for found in parsed.boxes]
+    for predicted, true in match_greedy(overlaps, stated):
+        values[predicted] = overlaps[predicted, true]
+    first = f"{_plus(f'{u:.2f}' for u in values)} / {len(values)} written", values.mean()
+    return [first, _stated(list(zip(values, stated)))]
+
+# %% ../nbs/15d_widgets.ipynb #w054
+def _released_formulas(completion: str, solution: str) -> list[Formula]:
+    """The IoU reward and the confidence reward of the set `released`."""
+    try:
+        true, unique = _read_list(solution.strip()), {}
+        for box in _predicted(completion):
+            unique.setdefault(tuple(box["Position"]), box)
+        pairs = _matched(list(unique.values()), true)
+        text = f"{_plus(f'{u:.2f}' for u, _ in pairs)} / max({len(true)} true, {len(pairs)} written)"
+        first = text, min(sum(u for u, _ in pairs) / max(len(true), len(pairs)), 1.0)
+        written, mean = _stated(pairs)
+    except Exception:  # as the published code: whatever the reason
+        return [("the published code stops with an error: 0", 0.0)] * 2
+    return [first, (written, max(min(mean, 1.0), 0.0))]
+
+
+def detection_formulas(
+    completion: str,  # any text
+    solution: str,  # the reference answer in answer tags
+) -> dict[str, Formula]:
+    """Name of the reward -> formula with its numbers, and its value."""
+    parsed = PARSERS["detection"](completion)
+    truth = np.array([found.box for found in PARSERS["detection"](solution, thinking=False).boxes]).reshape(-1, 4)
+    found = [*_robust_formulas(parsed, truth), *_paper_formulas(parsed, truth), *_released_formulas(completion, solution)]
+    names = [reward.__name__ for rewards in REWARD_SETS.values() for reward in rewards["detection"][:2]]
+    return dict(zip(names, found, strict=True))
+
+# %% ../nbs/15d_widgets.ipynb #w059
+def match_table(
+    completion: str,  # any text
+    solution: str,  # a detection solution
+) -> str:
+    """HTML: IoU and GIoU of each predicted box (rows) with each true one; ● matched by robust, ○ by paper."""
+    read = PARSERS["detection"](completion).boxes
+    predicted, true = [found.box for found in read], [found.box for found in PARSERS["detection"](solution, False).boxes]
+    overlaps, general = iou(predicted, true), giou(predicted, true)
+    best, greedy = match_optimal(overlaps), match_greedy(overlaps, [found.confidence or 0.0 for found in read])
+    rows = []
+    for i in range(len(predicted)):
+        marks = [("● " if (i, j) in best else "") + ("○ " if (i, j) in greedy else "") for j in range(len(true))]
+        rows.append([f"box {i + 1}", *(f"{mark}IoU {overlaps[i, j]:.2f}, GIoU {general[i, j]:+.2f}" for j, mark in enumerate(marks))])
+    if not rows or not true:
+        return "<p>No pair of a written and a true box.</p>"
+    return html_table(["", *(f"truth {j + 1}" for j in range(len(true)))], rows)
+
+# %% ../nbs/15d_widgets.ipynb #w060
+def formula_table(
+    completion: str,  # any text
+    solution: str,  # a detection solution
+) -> str:
+    """HTML: each detection reward with the numbers in its formula, and its value."""
+    formulas = detection_formulas(completion, solution)
+    rows = [[name, safe_text(text), f"{value:.3f}"] for name, (text, value) in formulas.items()]
+    return html_table(["reward", "formula", "value"], rows)
+
+# %% ../nbs/15d_widgets.ipynb #w063
+Boxes = list[list[float]]  # x1, y1, x2, y2 in thousandths, and a confidence
+
+
+def boxes_text(
+    boxes: Boxes,  # of a playground
+) -> str:
+    """The completion that states them, in perfect form."""
+    answer = prompts.detection_answer([box[:4] for box in boxes], [box[4] for box in boxes])
+    return prompts.completion(answer, thinking="placed by hand")
+
+# %% ../nbs/15d_widgets.ipynb #w063c
+def draw_answer(
+    picture: Image.Image,  # of the question
+    task: str,  # detection or grounding; an answer of classification has no boxes
+    completion: str,  # any text
+    solution: str,  # the reference answer
+) -> Image.Image:
+    """The true boxes in green, those of a completion in red with number and confidence."""
+    true, said = ([found.box for found in PARSERS[task](text, asked).boxes] for text, asked in ((solution, False), (completion, True)))
+    stated = [found.confidence for found in PARSERS[task](completion).boxes]
+    labels = [f"{i}" if c is None else f"{i}: {c:.2f}" for i, c in enumerate(stated, start=1)]
+    return draw_boxes(picture, true, said, labels, _width(picture))
+
+# %% ../nbs/15d_widgets.ipynb #w066
+def to_canvas(boxes: Boxes, size: tuple[int, int]) -> list[dict]:
+    """Boxes as jupyter_bbox_widget holds them, in pixels of a picture of that width and height."""
+    width, height = size
+    return [dict(x=x1 * width / 1000, y=y1 * height / 1000, width=max(0, x2 - x1) * width / 1000,
+                 height=max(0, y2 - y1) * height / 1000, label="box", confidence=confidence)
+            for x1, y1, x2, y2, confidence in boxes]
+
+
+def from_canvas(entries: Sequence[dict], size: tuple[int, int]) -> Boxes:
+    """Boxes of a playground from those of jupyter_bbox_widget; a new one has the confidence 0.5."""
+    width, height = size
+    boxes = []
+    for entry in entries:
+        try:
+            x, y, w, h = (float(entry[name]) for name in ("x", "y", "width", "height"))
+            corners = [x / width, y / height, (x + w) / width, (y + h) / height]
+            confidence = min(max(float(entry.get("confidence", 0.5)), 0), 1)
+            boxes.append([min(max(round(1000 * share), 0), 1000) for share in corners] + [confidence])
+        except (TypeError, ValueError, KeyError, OverflowError):
+            continue
+    return boxes
+
+# %% ../nbs/15d_widgets.ipynb #w069
+def _sliders() -> list[ipywidgets.Widget]:
+    """Four coordinates and a confidence."""
+    corners = [ipywidgets.IntSlider(min=0, max=1000, step=5, description=name) for name in ("x1", "y1", "x2", "y2")]
+    return [*corners, ipywidgets.FloatSlider(min=0, max=1, step=0.05, description="confidence")]
+
+
+def _drag_canvas(picture: Image.Image) -> ipywidgets.Widget | None:
+    """The picture as a widget on which boxes can be drawn; None where jupyter_bbox_widget is not installed."""
+    try:
+        from jupyter_bbox_widget import BBoxWidget
+    except ImportError:
+        return None
+    return BBoxWidget(image_bytes=encode_image(picture)["bytes"], classes=["box"], colors=["#d6336c"], hide_buttons=True)
+
+
+def _playground_still(picture: Image.Image, solution: str, boxes: Boxes) -> Snapshot:
+    """What a playground shows of its boxes."""
+    text = boxes_text(boxes)
+    tables = match_table(text, solution), formula_table(text, solution), reward_table(reward_scores("detection", text, solution))
+    return Snapshot("<br>".join([safe_text(text), *tables]), draw_answer(picture, "detection", text, solution))
+
+# %% ../nbs/15d_widgets.ipynb #w070
+class _BoxEditor:
+    """A menu, sliders and two buttons that change a list of boxes."""
+
+    def __init__(self, boxes: Boxes, changed: Callable[[Boxes], None]):
+        self.boxes, self.changed, self.quiet = [], changed, False
+        self.chosen, self.sliders = ipywidgets.Dropdown(description="box"), _sliders()
+        self.add, self.remove = (ipywidgets.Button(description=name) for name in ("add a box", "remove this box"))
+        self.controls = [self.chosen, *self.sliders, ipywidgets.HBox([self.add, self.remove])]
+        self.add.on_click(lambda button: self.take([*self.boxes, [400, 400, 600, 600, 0.5]], len(self.boxes)))
+        self.remove.on_click(lambda button: self.take([b for i, b in enumerate(self.boxes) if i != self.chosen.value]))
+        _watch(lambda change: self.quiet or self.take(self.boxes, self.chosen.value), self.chosen)
+        _watch(lambda change: self.quiet or self.take(self._moved(), self.chosen.value), *self.sliders)
+        self.take([list(box) for box in boxes])
+
+    def _moved(self) -> Boxes:
+        """The boxes, the chosen one as the sliders say."""
+        return [[s.value for s in self.sliders] if i == self.chosen.value else box for i, box in enumerate(self.boxes)]
+
+    def take(self, boxes: Boxes, chosen: int | None = 0) -> None:
+        """Hold boxes, and fill the controls with one of them."""
+        self.quiet, self.boxes = True, boxes
+        _fill(self, chosen or 0)
+        self.changed(boxes)
+        self.quiet = False
+
+# %% ../nbs/15d_widgets.ipynb #w071
+def _fill(editor: _BoxEditor, chosen: int) -> None:
+    """Show one box of an editor in its controls; without boxes the controls are switched off."""
+    count = len(editor.boxes)
+    editor.chosen.options = [(f"box {number + 1}", number) for number in range(count)]
+    if count:
+        editor.chosen.value = min(max(chosen, 0), count - 1)
+        for slider, value in zip(editor.sliders, editor.boxes[editor.chosen.value]):
+            slider.value = value
+    for control in (*editor.sliders, editor.chosen, editor.remove):
+        control.disabled = not count
+
+# %% ../nbs/15d_widgets.ipynb #w074
+class BoxPlayground(_View):
+    """Boxes to move on a picture, and what every detection reward makes of them."""
+
+    def __init__(self, picture: Image.Image, solution: str, boxes: Boxes = ((250, 250, 750, 750, 0.9),)):
+        self.picture, self.solution, self.said = picture, solution, _panel()
+        self.plain = draw_answer(picture, "detection", "", solution)
+        self.drag = _drag_canvas(self.plain)
+        self.canvas = self.drag or ipywidgets.HTML()
+        self.editor = _BoxEditor(boxes, self._show)
+        self.view = _row(ipywidgets.VBox([self.canvas, *self.editor.controls]), self.said)
+        if self.drag:
+            self.drag.observe(self._dragged, ["bboxes", "selected_index"])
+
+    def _dragged(self, change: object) -> None:
+        if not self.editor.quiet:
+            self.editor.take(from_canvas(self.drag.bboxes, self.plain.size), self.drag.selected_index)
+
+    def _show(self, boxes: Boxes) -> None:
+        shown = _playground_still(self.picture, self.solution, boxes)
+        self.said.value = shown.html
+        if self.drag:
+            self.drag.bboxes = to_canvas(boxes, self.plain.size)
+        else:
+            self.canvas.value = picture_html(shown.picture, "green: the truth; red: the boxes that were placed")
+
+    def snapshot(self) -> Snapshot:
+        """The boxes as they are, for a page without a kernel."""
+        return _playground_still(self.picture, self.solution, self.editor.boxes)
+
+# %% ../nbs/15d_widgets.ipynb #w081
+def _found(parsed: Parsed) -> str:
+    """HTML of what an answer says."""
+    boxes = [f"({', '.join(f'{value:g}' for value in found.box)})" + ("" if found.confidence is None else f" confidence {found.confidence:g}")
+             for found in parsed.boxes]
+    said = [*boxes, *(["“No Objects”"] if parsed.no_objects else []), *([] if parsed.name is None else [parsed.name])]
+    return "<br>".join(map(safe_text, said)) or "nothing"
+
+
+def parse_table(
+    task: str,  # detection, classification or grounding
+    completion: str,  # any text
+    thinking: bool = True,  # whether the prompt asks for a think part
+) -> str:
+    """HTML: what the parser makes of a completion."""
+    parsed = PARSERS[task](completion, thinking)
+    parts = [("thinking", parsed.thinking), ("answer", parsed.answer)]
+    rows = [[name, "<i>none</i>" if text is None else safe_text(text)] for name, text in parts]
+    return html_table(["", "what the parser finds"], [
+        *rows, ["says", _found(parsed)], ["forgiven", safe_text(", ".join(parsed.forgiven) or "nothing")],
+        ["rejected", f"{parsed.rejected} boxes"], ["to the letter", "yes" if parsed.well_formed else "no"]])
+
+# %% ../nbs/15d_widgets.ipynb #w084
+BEGINNINGS = {  # task -> solution, completion
+    "detection": (prompts.completion(prompts.detection_answer([[100, 100, 300, 300]])),
+                  prompts.completion(prompts.detection_answer([[120, 100, 300, 340]], [0.9]), "a cat on the left")),
+    "classification": (prompts.completion("tiger lily"), prompts.completion("lily", "an orange flower")),
+    "grounding": (prompts.completion(prompts.grounding_answer([100, 100, 300, 300])),
+                  prompts.completion(prompts.grounding_answer([300, 300, 100, 100]), "the corners are swapped")),
+}
+
+
+def _tester_still(task: str, completion: str, solution: str, thinking: bool, picture: Image.Image) -> Snapshot:
+    """What the completion tester shows; a solution that is none is said in words."""
+    try:
+        paid = reward_table(reward_scores(task, completion, solution, thinking))
+    except ValueError as error:
+        paid = f"<p>{safe_text(error)}</p>"
+    text = f"{parse_table(task, completion, thinking)}<br>{paid}"
+    return Snapshot(text, draw_answer(picture, task, completion, solution) if task != "classification" else None)
+
+# %% ../nbs/15d_widgets.ipynb #w085
+class CompletionTester(_View):
+    """Any text, and what the parser and every reward make of it."""
+
+    def __init__(self, picture: Image.Image | None = None):
+        self.picture = picture or Image.new("RGB", (224, 224), "#808080")
+        self.task = ipywidgets.Dropdown(options=list(BEGINNINGS), description="task")
+        self.thinking = ipywidgets.Checkbox(value=True, description="the prompt asks for thinking")
+        wide = dict(layout=ipywidgets.Layout(width="100%"), continuous_update=False)
+        self.solution = ipywidgets.Textarea(description="solution", rows=2, **wide)
+        self.completion = ipywidgets.Textarea(description="completion", rows=6, **wide)
+        self.said = _panel()
+        self.view = ipywidgets.VBox([_row(self.task, self.thinking), self.solution, self.completion, self.said])
+        _watch(self._begin, self.task)
+        _watch(self._show, self.thinking, self.solution, self.completion)
+        self._begin()
+
+    def _begin(self, change: object = None) -> None:
+        self.solution.value, self.completion.value = BEGINNINGS[self.task.value]
+
+    def _show(self, change: object = None) -> None:
+        shown = self.snapshot()
+        self.said.value = (picture_html(shown.picture, "green: the truth; red: the answer") if shown.picture else "") + shown.html
+
+    def snapshot(self) -> Snapshot:
+        """What the fields hold, for a page without a kernel."""
+        return _tester_still(self.task.value, self.completion.value, self.solution.value, self.thinking.value, self.picture)
+
+# %% ../nbs/15d_widgets.ipynb #w091
+def _texts(row: object) -> tuple[str, str, str]:
+    """Problem, solution and task of a row of any form."""
+    row = row if isinstance(row, dict) else {}
+    problem, solution = ("" if row.get(name) is None else _clean(row[name]) for name in ("problem", "solution"))
+    task = row.get("task") or task_of(solution)
+    return problem, solution, task if task in list(PARSERS) else "classification"
+
+# %% ../nbs/15d_widgets.ipynb #w091b
+def row_category(
+    row: object,  # of a data set, of any form
+) -> str:
+    """What a row is about; empty when it does not say."""
+    problem, solution, task = _texts(row)
+    return _clean((row.get("category") if isinstance(row, dict) else "") or category_of(task, problem, solution))
+
+# %% ../nbs/15d_widgets.ipynb #w091a
+def row_picture(
+    row: object,  # of a data set, of any form
+    width: int = 224,  # pixels of the result
+) -> Image.Image:
+    """The picture of a row with its true boxes; a grey square when there is none."""
+    try:
+        stored = _image_bytes(row["image"])
+    except Exception:  # a row may hold anything
+        stored = b""
+    picture, (_, solution, task) = _opened(io.BytesIO(stored)), _texts(row)
+    boxes = [found.box for found in PARSERS[task](solution, thinking=False).boxes]
+    return draw_boxes(picture, boxes, width=min(width, _width(picture)))
+
+# %% ../nbs/15d_widgets.ipynb #w095
+def finding_lines(
+    findings: Sequence[Finding],  # of `check_rows`
+    number: int | None,  # of a row, from 1; None for the set as a whole
+) -> str:
+    """HTML: the findings about one row, or about the whole."""
+    about = [finding for finding in findings if finding.row == number]
+    return "<br>".join(f"<b>{finding.level}</b>: {safe_text(finding.text, 300)}" for finding in about)
+
+# %% ../nbs/15d_widgets.ipynb #w095c
+def rows_table(
+    rows: Sequence[tuple[int, object]],  # number from 1, and row
+    findings: Sequence[Finding],  # of the whole set
+    pictures: bool = True,  # whether they stand in the table
+) -> str:
+    """HTML: rows of a data set and what is odd about them."""
+    lines = []
+    for number, row in rows:
+        problem, solution, task = _texts(row)
+        seen = [picture_html(row_picture(row), "the picture of this row with its true boxes")] if pictures else []
+        lines.append([str(number), *seen, safe_text(row_category(row), 100), f"{safe_text(problem)}<br><b>{safe_text(solution)}</b>",
+                      finding_lines(findings, number) or "–"])
+    return html_table(["row", *(["picture"] if pictures else []), "category", "question and answer", "findings"], lines)
+
+# %% ../nbs/15d_widgets.ipynb #w097
+PAGE = 6  # rows
+
+
+def filter_rows(
+    categories: Sequence[str],  # of all rows
+    findings: Sequence[Finding],  # of all rows
+    category: str | None = None,  # the one to show; None for all
+    flagged: bool = False,  # only rows with findings
+) -> list[int]:
+    """The numbers, from 1, of the rows that pass."""
+    odd = {finding.row for finding in findings}
+    return [number for number, name in enumerate(categories, start=1)
+            if category in (None, name) and (number in odd or not flagged)]
+
+# %% ../nbs/15d_widgets.ipynb #w100
+def _row_controls(names: Sequence[str]) -> tuple[ipywidgets.Widget, ...]:
+    """Category, whether only rows with findings, page, and the buttons before it."""
+    return (ipywidgets.Dropdown(options=[("all", None), *((name[:60], name) for name in names)], description="category"),
+            ipywidgets.Checkbox(description="only rows with findings"),
+            ipywidgets.BoundedIntText(value=1, min=1, max=1, description="page"),
+            ipywidgets.Button(description="back"), ipywidgets.Button(description="on"))
+
+
+def _rows_and_texts(rows: datasets.Dataset | Iterable[object]) -> tuple[Sequence, Iterable]:
+    """The rows, pictures not decoded; and the same without pictures where that is cheaper."""
+    if not isinstance(rows, datasets.Dataset):
+        rows = list(rows)
+        return rows, rows
+    return encoded(rows), rows.select_columns([name for name in rows.column_names if name != "image"])
+
+
+def _here(viewer: CurriculumViewer) -> list[tuple[int, object]]:
+    """The rows of the page that a viewer is on, with their numbers from 1."""
+    first = (viewer.page.value - 1) * PAGE
+    return [(number, viewer.rows[number - 1]) for number in viewer.numbers[first:first + PAGE]]
+
+
+def _page_text(viewer: CurriculumViewer, pictures: bool) -> str:
+    """HTML of the page that a viewer is on, with what was found about the whole set."""
+    here = _here(viewer)
+    odd, last = {finding.row for finding in viewer.findings} - {None}, viewer.page.max
+    text = f"<p>page {viewer.page.value} of {last}: {len(viewer.numbers)} of {len(viewer.categories)} rows; {len(odd)} have findings</p>"
+    return f"{finding_lines(viewer.findings, None)}{text}{rows_table(here, viewer.findings, pictures)}"
+
+# %% ../nbs/15d_widgets.ipynb #w101
+class CurriculumViewer(_View):
+    """Pages through the rows of a data set, with what is odd about them."""
+
+    def __init__(self, rows: datasets.Dataset | Iterable[object]):
+        self.rows, texts = _rows_and_texts(rows)
+        self.findings, self.categories = check_rows(self.rows), [row_category(row) for row in texts]
+        self.category, self.flagged, self.page, *turn = _row_controls(sorted({*self.categories} - {""}))
+        self.said = _panel()
+        self.view = ipywidgets.VBox([_row(self.category, self.flagged), _row(*turn, self.page), self.said])
+        for step, button in zip((-1, 1), turn):
+            button.on_click(lambda _, step=step: setattr(self.page, "value", self.page.value + step))
+        _watch(self._filter, self.category, self.flagged)
+        _watch(self._show, self.page)
+        self._filter()
+
+    def _filter(self, change: object = None) -> None:
+        self.numbers = filter_rows(self.categories, self.findings, self.category.value, self.flagged.value)
+        self.page.max, self.page.value = max(1, -(-len(self.numbers) // PAGE)), 1
+        self._show()
+
+    def _show(self, change: object = None) -> None:
+        self.said.value = _page_text(self, pictures=True)
+
+    def snapshot(self) -> Snapshot:
+        """The page that is open, for a page without a kernel."""
+        return Snapshot(_page_text(self, pictures=False), beside([row_picture(row, 120) for _, row in _here(self)]))
