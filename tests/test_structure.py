@@ -23,7 +23,7 @@ FLOORS = [
     ["packing"],
     ["trainer"],
     ["sft", "evaluation", "figures"],
-    ["experiments", "benchmark", "protocols"],
+    ["experiments", "benchmark", "protocols", "report"],
     ["measuring"],
     ["reproduce", "planning"],
     ["ledger"],
