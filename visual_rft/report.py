@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -60,7 +60,7 @@ class Part:
     texts: list[str] = field(default_factory=list)  # of completions.jsonl
     groups: list[Group] = field(default_factory=list)  # of groups.jsonl
     table: str = ""  # table.md, in Markdown
-    faults: tuple[str, ...] = ()  # files that cannot be read, and why
+    faults: tuple[str, ...] = ()  # what is missing: files that cannot be read, folders that are too many
 
 # %% ../nbs/15e_report.ipynb #r014
 def _object(path: Path) -> dict:
@@ -121,9 +121,11 @@ def read_run(
     found = [each for each in _folders(folder, 2) if any((each / file).is_file() for file in _READERS)]
     if not found:
         raise FileNotFoundError(f"{folder} holds no run: found none of {', '.join(_READERS)}, there or two levels below")
-    below = [each for each in found if each != folder][:MOST_PARTS]
-    return [_read_part(each, each.relative_to(folder).as_posix() if each != folder else each.resolve().name)
-            for each in [folder, *below]]
+    below = [each for each in found if each != folder]
+    parts = [_read_part(each, each.relative_to(folder).as_posix()) for each in below[:MOST_PARTS]]
+    first = _read_part(folder, folder.resolve().name)
+    left = f"shown: {MOST_PARTS} of the {len(below)} folders below" if len(below) > MOST_PARTS else ""
+    return [replace(first, faults=(*first.faults, left) if left else first.faults), *parts]
 
 # %% ../nbs/15e_report.ipynb #r030
 _ROWS, _COLUMNS = 100, 12  # of a table, at most
@@ -159,36 +161,44 @@ def _columns(parts: Sequence[Part]) -> list[str]:
     """What the logs of some parts have to show."""
     return list(dict.fromkeys(name for part in parts for name in part.log if name not in _SKIPPED))[:_COLUMNS]
 
-# %% ../nbs/15e_report.ipynb #r040
-def _figure(parts: Sequence[Part], columns: Sequence[str]) -> str:
-    """A row of curves, as an image."""
+# %% ../nbs/15e_report.ipynb #r041
+def _arms(parts: Sequence[Part]) -> dict[str, list[Path]]:
+    """Folders by what stands in the legend."""
+    arms = {}
+    for part in parts:
+        arms.setdefault(part.name if len(parts) <= len(_COLOURS) else part.folder.name, []).append(part.folder)
+    return arms
+
+# %% ../nbs/15e_report.ipynb #r044
+def _figure(parts: Sequence[Part], column: str) -> str:
+    """The curves of a column, as an image."""
     with plt.rc_context({"axes.prop_cycle": cycler(color=_COLOURS), "figure.dpi": 100}):
-        figure, buffer = curves_figure({part.name: [part.folder] for part in parts}, columns), io.BytesIO()
+        figure, buffer = curves_figure(_arms(parts), [column]), io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150)
     stored = base64.b64encode(buffer.getvalue()).decode()
-    alt = safe_text(f"Curves over training steps: {', '.join(columns)}. The table below has their ends.", 400)
+    alt = safe_text(f"{column} over training steps; the table below has its beginning and its end", 200)
     return f'<img class="curves" alt="{alt[5:-6]}" src="data:image/png;base64,{stored}">'
 
-# %% ../nbs/15e_report.ipynb #r042
+# %% ../nbs/15e_report.ipynb #r046
 def _ends(part: Part, column: str) -> str:
     """The means of a column over the first and the last ten steps."""
     values = np.array(part.log.get(column, []), float)
     values = values[np.isfinite(values)]
     return f"{values[:10].mean():.3g} → {values[-10:].mean():.3g}" if len(values) else "–"
 
-# %% ../nbs/15e_report.ipynb #r045
+# %% ../nbs/15e_report.ipynb #r049
 def _curves(parts: Sequence[Part]) -> str:
     """Curves of all trainings: those with a reward first, then the others; and a table of their ends."""
     logged = [part for part in parts if part.log]
     found = []
     for kind in ([part for part in logged if "reward" in part.log], [part for part in logged if "reward" not in part.log]):
         columns = _columns(kind)
-        found += [_figure(kind, columns[start:start + 4]) for start in range(0, len(columns), 4)]
+        found += [_figure(kind, column) for column in columns]
         rows = [[safe_text(part.name, 200), *(_ends(part, column) for column in columns)] for part in kind]
         found += [html_table(["first → last ten steps", *(safe_text(name, 80) for name in columns)], rows)] if rows else []
     return "".join(found)
 
-# %% ../nbs/15e_report.ipynb #r049
+# %% ../nbs/15e_report.ipynb #r053
 _MOST_SHOWN = 16  # completions of a group
 
 
@@ -198,17 +208,17 @@ def _spread(values: Sequence, most: int) -> list:
         return list(values)
     return [values[round((place + 1) * len(values) / most) - 1] for place in range(most)]
 
-# %% ../nbs/15e_report.ipynb #r052
+# %% ../nbs/15e_report.ipynb #r056
 def _one_group(part: Part, group: Group) -> str:
     """A group: picture, question, and a row for each completion."""
     size = len(group.completions)
     alt = f"the picture with the true boxes in green and the boxes of {size} completions, numbered as in the table"
     cut = f"<p>Shown: {_MOST_SHOWN} of {size} completions.</p>" if size > _MOST_SHOWN else ""
     table = group_table(group, range(min(size, _MOST_SHOWN)))
-    return (f'<div class="group"><div>{picture_html(group_picture(part.folder, group), alt)}</div>'
-            f"<div>{group_summary(group)}{table}{cut}</div></div>")
+    picture = picture_html(group_picture(part.folder, group), alt)
+    return f'<div class="group"><div>{picture}</div><div>{group_summary(group)}</div></div>{table}{cut}'
 
-# %% ../nbs/15e_report.ipynb #r054
+# %% ../nbs/15e_report.ipynb #r058
 def _steps(part: Part, most: int) -> str:
     """The groups that a training kept, a line to open for each step."""
     all_steps = sorted({group.step for group in part.groups})
@@ -219,17 +229,17 @@ def _steps(part: Part, most: int) -> str:
         body = "".join(_one_group(part, group) for group in groups)
         opened = " open" if step == steps[-1] else ""
         found.append(f'<details class="step"{opened}><summary>After {step} steps: {len(groups)} groups</summary>{body}</details>')
-    slider = (f'<label hidden>Step <input type="range" min="0" max="{len(steps) - 1}" value="{len(steps) - 1}" '
-              f'list=""> <output></output></label>')
+    slider = (f'<label hidden>Step <input type="range" min="0" max="{len(steps) - 1}" value="{len(steps) - 1}">'
+              "<output></output></label>")
     return f"<p>Shown: {len(steps)} of {len(all_steps)} recorded steps.</p><div class=\"steps\">{slider}{''.join(found)}</div>"
 
-# %% ../nbs/15e_report.ipynb #r058
+# %% ../nbs/15e_report.ipynb #r062
 def _setting(parts: Sequence[Part], part: Part, name: str) -> str:
     """A setting of a part; of the nearest folder above it where it has none itself."""
     above = [each for each in parts if each.folder == part.folder or each.folder in part.folder.parents]
     return next((each.settings[name] for each in reversed(above) if name in each.settings), "")
 
-# %% ../nbs/15e_report.ipynb #r061
+# %% ../nbs/15e_report.ipynb #r065
 def _answers(parts: Sequence[Part], part: Part, most: int) -> str:
     """Some completions of a test, with thinking and answer."""
     task, chosen = _setting(parts, part, "task"), _spread(list(enumerate(part.texts, 1)), most)
@@ -238,18 +248,18 @@ def _answers(parts: Sequence[Part], part: Part, most: int) -> str:
     title = f"{safe_text(part.name, 200)}: {len(chosen)} of {len(part.texts)} completions"
     return f"<details><summary>{title}</summary>{html_table(['row', 'thinking', 'answer'], rows)}</details>" if rows else ""
 
-# %% ../nbs/15e_report.ipynb #r064
+# %% ../nbs/15e_report.ipynb #r068
 _FACTS = ("command", "method", "task", "model", "recipe", "study", "data", "shots", "seed", "settings.steps", "steps")
 _MACHINE = ("commit", "processor", "gpu", "threads", "python", "packages.torch", "packages.transformers", "packages.trl")
 
 
 def _facts(part: Part) -> str:
-    """What was run, on what, in a few lines; and what could not be read."""
+    """What was run, and on what, in a few lines."""
     values = {name: found[name] for found, names in ((part.settings, _FACTS), (part.machine, _MACHINE))
               for name in names if found.get(name) not in (None, "", "null")}
     return _value_table(values) if values else ""
 
-# %% ../nbs/15e_report.ipynb #r067
+# %% ../nbs/15e_report.ipynb #r071
 def _details(parts: Sequence[Part]) -> str:
     """Every setting and version, of the folder itself and of eight others at most."""
     found = []
@@ -258,38 +268,38 @@ def _details(parts: Sequence[Part]) -> str:
         found.append(f"<details><summary>{safe_text(part.name, 200)}</summary>{table}</details>")
     return "".join(found)
 
-# %% ../nbs/15e_report.ipynb #r068
+# %% ../nbs/15e_report.ipynb #r072
 def _faults(parts: Sequence[Part]) -> str:
-    """Files that could not be read."""
+    """What is missing on the page."""
     found = [f"<li>{safe_text(part.name, 200)}: {safe_text(fault, 300)}</li>" for part in parts for fault in part.faults]
     return f'<ul class="faults">{"".join(found[:_ROWS])}</ul>' if found else ""
 
-# %% ../nbs/15e_report.ipynb #r071
+# %% ../nbs/15e_report.ipynb #r075
 _STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --page: #ffffff; --soft: #f3f4f6; --link: #0b57a4; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #e8e8e8; --page: #16181c; --soft: #23262c; --link: #8ab8f0; }
   img.curves { filter: invert(0.91) hue-rotate(180deg); }
 }
-body { color: var(--text); background: var(--page); font: 16px/1.5 system-ui, sans-serif; max-width: 76rem;
+body { color: var(--text); background: var(--page); font: 16px/1.5 system-ui, sans-serif; max-width: 80rem;
   margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
-a { color: var(--link); }
-nav a { margin-right: 1rem; }
-img { max-width: 100%; height: auto; }
+nav a { color: var(--link); margin-right: 1rem; }
+img { max-width: 100%; height: auto; } img.curves { width: 18.5rem; }
 table { font-size: 0.85rem; margin: 0.5rem 0; }
+th { overflow-wrap: break-word !important; } td { min-width: 4em; }
 summary { cursor: pointer; background: var(--soft); padding: 0.3rem 0.6rem; margin: 0.3rem 0; }
-.group { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
-.group > div:first-child { flex: 0 1 20rem; }
-.group > div:last-child { flex: 1 1 28rem; min-width: 0; }
+.group { display: flex; flex-wrap: wrap; gap: 1rem; margin: 2rem 0 1rem; }
+.group > :first-child { flex: 0 1 20rem; } .group > :last-child { flex: 1 1 20rem; }
+.step td:nth-child(2), .step td:nth-child(3) { min-width: 11em; }
 .faults { border-left: 0.4rem solid #d55e00; }
 @media print {
   details::details-content { content-visibility: visible; block-size: auto; }
   nav, label { display: none; }
-  .group, img { break-inside: avoid; }
+  table { font-size: 0.6rem; } img.curves { width: 32%; }
 }
 """
 
-# %% ../nbs/15e_report.ipynb #r073
+# %% ../nbs/15e_report.ipynb #r077
 _SCRIPT = """
 for (const box of document.querySelectorAll(".steps")) {
   const slider = box.querySelector("input"), steps = [...box.querySelectorAll(".step")];
@@ -305,7 +315,7 @@ _HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 _POLICY = (f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_HASH}'; "
            "base-uri 'none'; form-action 'none'")
 
-# %% ../nbs/15e_report.ipynb #r075
+# %% ../nbs/15e_report.ipynb #r079
 def _figures(part: Part) -> str:
     """The figures that lie in the folder."""
     found = []
@@ -315,7 +325,7 @@ def _figures(part: Part) -> str:
         found.append(f"<p>{picture_html(picture, f'the figure {path.name}')}</p>")
     return "".join(found)
 
-# %% ../nbs/15e_report.ipynb #r077
+# %% ../nbs/15e_report.ipynb #r081
 def _page(name: str, sections: dict[str, str]) -> str:
     """The frame: head, links to the sections, sections."""
     shown = {title: body for title, body in sections.items() if body}
@@ -328,7 +338,7 @@ def _page(name: str, sections: dict[str, str]) -> str:
             f"<style>{_STYLE}</style></head><body><h1>{safe_text(name, 200)}</h1><nav>{links}</nav>{bodies}"
             f"<script>{_SCRIPT}</script></body></html>\n")
 
-# %% ../nbs/15e_report.ipynb #r079
+# %% ../nbs/15e_report.ipynb #r083
 LARGEST = 5_000_000  # bytes of a page
 
 
@@ -337,7 +347,7 @@ def _with_limits(parts: Sequence[Part], steps: int, texts: int) -> dict[str, str
     groups = [f"<h3>{safe_text(part.name, 200)}</h3>{_steps(part, steps)}" for part in parts if part.groups and steps]
     return {"Groups": "".join(groups), "Completions": "".join(_answers(parts, part, texts) for part in parts)}
 
-# %% ../nbs/15e_report.ipynb #r080
+# %% ../nbs/15e_report.ipynb #r084
 def report_page(
     folder: str | Path,  # of a run
 ) -> str:
@@ -352,7 +362,7 @@ def report_page(
             break
     return page
 
-# %% ../nbs/15e_report.ipynb #r082
+# %% ../nbs/15e_report.ipynb #r086
 def write_report(
     folder: str | Path,  # of a run
     out: str | Path = "",  # the file; report.html in the folder when empty
