@@ -5,6 +5,7 @@ import importlib.metadata
 import runpy
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -333,3 +334,27 @@ def test_the_fused_optimiser_of_the_plans_can_be_asked_for(tmp_path: Path) -> No
     kinds = [trainer.grpo_config(GRPOSettings(fused=fused), tmp_path).optim.value for fused in (False, True)]
     assert kinds == ["adamw_torch", "adamw_torch_fused"]
     assert recorded(GRPOSettings(fused=True))["fused"] and "fused" not in recorded(GRPOSettings())
+
+
+def test_a_table_is_trained_recipe_by_recipe(monkeypatch, tmp_path: Path, capsys) -> None:
+    """Finished trainings are not run again, pictures that have to be fetched are named, a failure ends the table."""
+    ran, code = [], [0]
+    monkeypatch.setattr(cli.subprocess, "run",
+                        lambda words, env: (ran.append(words), SimpleNamespace(returncode=code[0]))[1])
+    done = tmp_path / "table3-2b-4shot-sft" / "model"
+    done.mkdir(parents=True)
+    (done / "model.safetensors").touch()
+    words = ["reproduce", "few-shot-detection", "--gpu", "t4", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    said, names = capsys.readouterr().out, list(recipes.table_commands("few-shot-detection", "t4", str(tmp_path)))
+    trained = [line[line.index("--recipe") + 1] for line in ran]
+    fetched = [name for name in names if not recipes.read_recipe(name).data.hub]
+    assert trained == [name for name in names if name not in [*fetched, "table3-2b-4shot-sft"]]
+    assert "table3-2b-4shot-grpo" in trained and "table4-7b-10shot-grpo" in trained and fetched
+    assert "table3-2b-4shot-sft: finished" in said and all(f"{name}: left out" in said for name in fetched)
+    for line in ran:  # each is a line that the command line itself understands
+        assert cli._parsed(line[1:]).out == str(tmp_path / line[line.index("--recipe") + 1])
+    code[0] = 1
+    assert cli.main(words) == 2 and "goes on where it stopped" in capsys.readouterr().err
+    assert cli.main(["reproduce", "probes", "--gpu", "t4"]) == 2
+    assert cli.main(["reproduce", "few-shot-detection", "--gpu", "phone"]) == 2

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -235,6 +236,24 @@ def _shots(text: str) -> tuple[int, ...]:
     """Numbers of shots, separated by commas."""
     return tuple(map(_positive, text.split(",")))
 
+# %% ../nbs/19_cli.ipynb #rgpu
+def _reproduce_on_gpu(task: str, size: str, folder: str) -> None:
+    """Train the recipes behind the tables of a task one after the other, each in processes of its own."""
+    from pathlib import Path
+
+    from visual_rft.recipes import table_commands
+
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # where visual-rft lies
+    for name, line in table_commands(task, size, folder).items():
+        if any((Path(folder) / name / "model").glob("model*.safetensors")):
+            print(f"{name}: finished")
+        elif line.endswith("--data FILE"):
+            print(f"{name}: left out, its pictures have to be fetched first (notebook 06a); then: {line}")
+        else:
+            print(f"{name}: {line}", flush=True)
+            if subprocess.run(shlex.split(line), env=os.environ | {"PATH": path}).returncode:
+                raise ValueError(f"{name} broke off; the same command goes on where it stopped")
+
 # %% ../nbs/19_cli.ipynb #c022e
 def _plan(arguments: argparse.Namespace):
     """The plan of a table from parsed options."""
@@ -246,7 +265,9 @@ def _plan(arguments: argparse.Namespace):
 
 
 def _reproduce(arguments: argparse.Namespace, command: str) -> None:
-    """Run a table of the paper in miniature, the ablations or the probes."""
+    """Run a table of the paper in miniature or on a GPU, the ablations or the probes."""
+    if arguments.gpu:
+        return _reproduce_on_gpu(arguments.table, arguments.gpu, arguments.out or "runs/gpu")
     import torch
 
     from visual_rft.ablations import run_ablations
@@ -399,7 +420,10 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     add("--steps", type=_positive, default=GRPOSettings.steps, metavar="N", help=f"of both methods ({default})")
     add("--threads", type=_positive, default=1, metavar="N", help=f"CPU threads ({default})")
     add("--keep", action="store_true", help="keep the trained weights")
-    add("--out", default="", metavar="FOLDER", help="finished cells found there are kept (default: runs/studies/TABLE)")
+    add("--gpu", default="", metavar="SIZE", help="train the paper's own rows on a machine of this size instead: "
+                                                  "8xa100, a100, l4 or t4 (never run on a GPU so far)")
+    add("--out", default="", metavar="FOLDER",
+        help="finished cells found there are kept (default: runs/studies/TABLE, or runs/gpu)")
 
 # %% ../nbs/19_cli.ipynb #c027d
 def _add_doctor(commands: argparse._SubParsersAction) -> None:

@@ -15,8 +15,8 @@ from .miniature import asset_path
 from .settings import GRPOSettings, SFTSettings
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'SOURCES', 'Data', 'Test', 'Size', 'Recipe', 'recipe_names', 'read_recipe', 'settings_of',
-           'launch_command']
+__all__ = ['PROTOCOLS', 'SOURCES', 'TABLES', 'Data', 'Test', 'Size', 'Recipe', 'recipe_names', 'read_recipe', 'settings_of',
+           'launch_command', 'table_commands']
 
 # %% ../nbs/17a_recipes.ipynb #c007
 @dataclass(frozen=True)
@@ -244,3 +244,18 @@ def launch_command(
     if not launch:
         return command
     return f"accelerate launch --config_file {asset_path(f'accelerate/{launch}.yaml')} --no_python {command}"
+
+# %% ../nbs/17a_recipes.ipynb #c053b
+TABLES = {"few-shot-classification": (2,), "few-shot-detection": (3, 4), "reasoning-grounding": (6,),
+          "open-vocabulary": (7, 8)}  # task -> tables of the paper
+
+
+def table_commands(
+    task: str,  # one of TABLES
+    size: str = "a100",  # of the recipes
+    folder: str = "runs/gpu",  # below which each training gets a folder of its own
+) -> dict[str, str]:
+    """Name of the recipe -> its command line, for every training behind the tables of a task; ValueError for others."""
+    _one_of(task, TABLES, "table on a GPU")
+    wanted = [recipe for recipe in map(read_recipe, recipe_names()) if {row[0] for row in recipe.rows} & set(TABLES[task])]
+    return {recipe.name: launch_command(recipe, size, f"{folder}/{recipe.name}") for recipe in wanted}
