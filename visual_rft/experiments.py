@@ -26,6 +26,7 @@ from .records import first_process, read_json, read_log, sole_use, start_run, wr
 from .rewards import Reward
 from .settings import CompareSettings, GRPOSettings, SFTSettings, recorded
 from .sft import train_sft
+from .tracking import chosen_trackers
 from .trainer import train_grpo
 
 # %% auto #0
@@ -83,6 +84,7 @@ def _train(
     """Train from the newest checkpoint on, and write the result; adapters are merged into the weights."""
     if settings.quantised and not settings.lora_rank:
         raise ValueError("quantised weights cannot be trained; set lora_rank, so that adapters are")
+    chosen_trackers(settings.report)  # refuses what is not installed before a model is loaded
     dtype = models.stored_dtype(settings.dtype, settings.lora_rank)
     model, processor = models.load(_place(start), dtype, settings.quantised, settings.max_pixels)
     rows = framed_rows(rows, model, processor)

@@ -35,6 +35,11 @@ def moving_mean(
     return np.array([values[max(0, end - width):end].mean() for end in range(1, len(values) + 1)])
 
 # %% ../nbs/14a_figures.ipynb #closed
+def _plain(text: str) -> str:
+    """A text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")
+
+
 def _closed(figure: plt.Figure) -> plt.Figure:
     """A finished figure that a notebook shows once, as the result of its cell, and not a second time by itself."""
     figure.tight_layout()
@@ -57,8 +62,8 @@ def curves_figure(
                 axis.plot(line, color=f"C{number}", alpha=0.3, linewidth=0.8)
             if lines:
                 shortest = min(map(len, lines))
-                axis.plot(np.mean([line[:shortest] for line in lines], axis=0), color=f"C{number}", label=name)
-        axis.set(title=column, xlabel="step")
+                axis.plot(np.mean([line[:shortest] for line in lines], axis=0), color=f"C{number}", label=_plain(name))
+        axis.set(title=_plain(column), xlabel="step")
     axes[0, 0].legend(fontsize=8)
     return _closed(figure)
 
@@ -92,8 +97,8 @@ def _show_answer(axis: plt.Axes, row: dict, text: str, name: str) -> None:
     stated = ["" if p.confidence is None else f"{p.confidence:.2f}" for p in parsed.boxes]
     axis.imshow(draw_boxes(row["image"], [p.box for p in true.boxes], [p.box for p in parsed.boxes], stated, width=224))
     asked = f"true: {true.name}, said: {parsed.name}" if row["task"] == "classification" else row["category"]
-    axis.set_title(textwrap.fill(f"{name}: {asked}".replace("$", r"\$"), 36), fontsize=8)
-    thought = (parsed.thinking or parsed.answer or "").strip().replace("$", r"\$")
+    axis.set_title(textwrap.fill(_plain(f"{name}: {asked}"), 36), fontsize=8)
+    thought = _plain((parsed.thinking or parsed.answer or "").strip())
     axis.set_xlabel(textwrap.fill(textwrap.shorten(thought, 130), 40), fontsize=7)
     axis.set_xticks([]), axis.set_yticks([])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -149,9 +150,15 @@ def _group(row: dict) -> Group:
         raise ValueError(f"unknown task {group.task!r} or picture {group.picture!r}")
     if len({len(each) for each in values}) != 1 or not group.completions or min(group.frame) <= 0:
         raise ValueError("completions, rewards and advantages must be of one length, and the frame not empty")
+    texts = [group.problem, group.solution, *group.completions]
+    numbers = [group.step, *(value for each in values[1:] for value in each if value is not None)]
+    if not all(isinstance(text, str) for text in texts) or not all(type(value) in (int, float) for value in numbers):
+        raise ValueError("questions and completions must be texts; steps, rewards and advantages numbers")
+    if not all(map(math.isfinite, group.advantages)):  # raises TypeError for one that is missing
+        raise ValueError("an advantage is not finite")
     return group
 
-
+# %% ../nbs/11a_groups.ipynb #g026a
 def read_groups(
     folder: str | Path,  # of a run, with groups.jsonl
 ) -> list[Group]:

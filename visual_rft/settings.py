@@ -5,7 +5,7 @@
 # %% ../nbs/05a_settings.ipynb #c003
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 # %% auto #0
 __all__ = ['LARGE', 'knob', 'PretrainConfig', 'LargeModelSettings', 'GRPOSettings', 'SFTSettings', 'recorded', 'CompareSettings',
@@ -43,7 +43,7 @@ class PretrainConfig:
 # %% ../nbs/05a_settings.ipynb #c016c
 @dataclass(frozen=True)
 class LargeModelSettings:
-    """The knobs that fit a training into the memory of a GPU, and two that published trainings set."""
+    """The knobs that fit a training into the memory of a GPU, two that published trainings set, and who may watch."""
 
     accumulate: int = knob(1, "batches whose gradients are added up to one step")
     schedule: str = knob("linear", "of the learning rate after the warm-up: linear, cosine or constant")
@@ -54,6 +54,7 @@ class LargeModelSettings:
     fused: bool = knob(False, "AdamW in one kernel, without copies of its states")
     lora_vision: bool = knob(False, "adapters in the vision tower too")
     quantised: bool = knob(False, "hold the frozen weights in 4 bits; needs adapters, bitsandbytes and a GPU")
+    report: str = knob("", "tensorboard, wandb or trackio: where curves and pictures of groups go; nowhere when empty")
 
 # %% ../nbs/05a_settings.ipynb #c018
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def recorded(
     settings: GRPOSettings | SFTSettings,  # of a run
 ) -> dict:
     """The settings of a run for its record; knobs for large models only where they are turned."""
-    values, usual = asdict(settings), asdict(type(settings)())
+    values, usual = asdict(replace(settings, report="")), asdict(type(settings)())
     return {name: value for name, value in values.items() if name not in LARGE or value != usual[name]}
 
 # %% ../nbs/05a_settings.ipynb #c026

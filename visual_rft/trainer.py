@@ -27,6 +27,7 @@ from .records import RecordCallback, last_checkpoint
 from .rewards import REWARD_SETS, Reward, text_of
 from .rollouts import Sampling, sample
 from .settings import GRPOSettings, SFTSettings
+from .tracking import chosen_trackers, send_groups
 
 # %% auto #0
 __all__ = ['GRPO_COLUMNS', 'split_images', 'distinct_rows', 'answer_packed', 'shuffle_groups', 'VisualGRPOTrainer', 'chat_rows',
@@ -213,7 +214,7 @@ def _keep_groups(trainer: _GroupTrainer, rows: list[dict], drawn: dict) -> None:
                       {name: each[part] for name, each in zip(trainer._logs["rewards"], values)},
                       advantages[part], divergence[part])
         found.append((group, row["image"]))
-    trainer.group_log.write(found)
+    send_groups(trainer.callback_handler.callbacks, trainer.group_log.write(found))
 
 # %% ../nbs/12_trainer.ipynb #c033
 class _GroupTrainer(GRPOTrainer):
@@ -302,7 +303,7 @@ def shared_options(
         lr_scheduler_type="constant_with_warmup" if constant else settings.schedule, warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay, adam_beta2=0.99, seed=settings.seed,
         optim="adamw_torch_fused" if settings.fused else "adamw_torch", save_steps=settings.save_every,
-        save_total_limit=1, logging_steps=1, report_to="none", disable_tqdm=True,
+        save_total_limit=1, logging_steps=1, report_to=chosen_trackers(settings.report), disable_tqdm=True,
         gradient_accumulation_steps=settings.accumulate, gradient_checkpointing=settings.checkpointing,
         gradient_checkpointing_kwargs=dict(use_reentrant=False) if settings.checkpointing else None,
         use_cpu=cpu, bf16=not cpu and settings.dtype != "float16", fp16=not cpu and settings.dtype == "float16",
