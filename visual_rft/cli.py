@@ -182,6 +182,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     import torch
 
     from visual_rft.experiments import evaluate
+    from visual_rft.records import first_process
 
     torch.set_num_threads(arguments.threads)
     if arguments.annotations:
@@ -189,7 +190,8 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     else:
         scores = evaluate(arguments.model, arguments.task, arguments.data, arguments.out, arguments.threads, command,
                           arguments.dtype)
-    print(json.dumps(scores, indent=1))
+    if first_process():
+        print(json.dumps(scores, indent=1))
 
 # %% ../nbs/19_cli.ipynb #c022b
 def _bench(arguments: argparse.Namespace, command: str) -> None:
