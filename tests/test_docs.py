@@ -24,6 +24,9 @@ from visual_rft.settings import GRPOSettings
 from visual_rft.trainer import GRPO_COLUMNS, grpo_config
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import chinese
+
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[!_]*.ipynb"))
 SHEET = (ROOT / "docs" / "cheat_sheet.md").read_text(encoding="utf-8")
 TEACHERS = (ROOT / "docs" / "teachers.md").read_text(encoding="utf-8")
@@ -213,6 +216,13 @@ def test_the_site_holds_every_notebook_and_every_function(site: Path) -> None:
         assert set(names) <= Page(site / "api" / f"{path.stem}.html").places, path.stem
     signature = re.sub("<[^>]+>", "", (site / "api" / "advantages.html").read_text(encoding="utf-8"))
     assert "# G, completions a prompt" in signature
+
+
+def test_the_main_notebooks_are_there_in_chinese(site: Path) -> None:
+    for name in chinese.MAIN:
+        html = (site / "zh" / f"{name}.html").read_text(encoding="utf-8")
+        assert len(re.findall("[\u4e00-\u9fff]", html)) > 300, name
+    assert 'href="04_rewards.html"' in (site / "zh" / "05_advantages.html").read_text(encoding="utf-8")
 
 
 def test_formulas_are_marked_and_dollars_are_not_formulas(site: Path) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from importlib.resources import files as files_of
 from pathlib import Path
 
+import chinese
 from docs_api import api_pages
 from markdown.extensions.toc import nest_toc_tokens
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,14 +16,16 @@ from mkdocs.structure.toc import get_toc
 from nbconvert.filters.markdown_mistune import IPythonRenderer
 
 ROOT = Path(__file__).parents[1]
-WRITTEN = ["README.md", "data/assets/ATTRIBUTION.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+WRITTEN = ["README.md", "data/assets/ATTRIBUTION.md", "docs/zh/README.md",
+           *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 COPIED = ["nbs/*.ipynb", "docs/assets/*"]
 API = api_pages(ROOT / "visual_rft")
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 CODE_NAME = re.compile(r"(?<!\[)`(\w+)\.(\w+)[^`]*`")
 APART = re.compile(r"(<(pre|code|a|h[1-6])\b.*?</\2>|<[^>]*>)", re.DOTALL)  # where no notebook is mentioned
-MENTION = re.compile(r"\b[Nn]otebooks?(?:\s(?:and|to|or)?\s?,?\s?\d\d[a-c]?\b,?)+")
+MENTION = re.compile(r"\b[Nn]otebooks?(?:\s(?:and|to|or)?\s?,?\s?\d\d[a-e]?\b,?)+|"
+                     r"笔记本(?:[\s和至到、与或]*\d\d[a-e]?)+")
 
 
 def inline_math(renderer: IPythonRenderer, body: str) -> str:
@@ -39,6 +42,13 @@ def on_config(config: MkDocsConfig) -> None:
     """Formulas of notebooks as those of other pages; a section for the pages about functions."""
     IPythonRenderer.inline_math, IPythonRenderer.block_math = inline_math, block_math
     config.nav.insert(-1, {"Functions": [f"api/{name}.md" for name in API]})
+    pages = [{f"{name[:2]} {chinese_title(name)}": f"zh/{name}.ipynb"} for name in chinese.MAIN]
+    config.nav.insert(-1, {"中文": [{"首页": "docs/zh/README.md"}, *pages]})
+
+
+def chinese_title(name: str) -> str:
+    """The heading of a notebook in Chinese."""
+    return next(iter(chinese.chinese(name).values()))[1].splitlines()[0].removeprefix("# ")
 
 
 @event_priority(100)  # before the plugin that looks for notebooks
@@ -49,6 +59,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     found = [path.relative_to(ROOT).as_posix() for pattern in COPIED for path in sorted(ROOT.glob(pattern))]
     for name in WRITTEN + found + pictures():
         files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
+    chinese.write_notebooks(ROOT / "build" / "zh")
+    for name in chinese.MAIN:
+        files.append(File(f"zh/{name}.ipynb", str(ROOT / "build"), config.site_dir, config.use_directory_urls))
     for name, text in API.items():
         files.append(File.generated(config, f"api/{name}.md", content=text))
     mathjax = files_of("mathjax") / "static/mathjax/es5/tex-svg.js"
@@ -117,14 +130,16 @@ def with_contents(html: str, page: Page) -> str:
 
 def with_mentions(html: str, page: Page, files: Files) -> str:
     """Numbers of notebooks in running text as links to them."""
-    notebooks = {Path(file.src_uri).name.split("_")[0]: file for file in files if file.src_uri.endswith(".ipynb")}
+    folders = ["nbs/", "zh/"] if page.file.src_uri.startswith(("zh/", "docs/zh/")) else ["nbs/"]  # the last one wins
+    notebooks = {Path(file.src_uri).name.split("_")[0]: file for folder in folders for file in files
+                 if file.src_uri.startswith(folder) and file.src_uri.endswith(".ipynb")}
 
     def number(match: re.Match) -> str:
         file = notebooks.get(match[0])
         return f'<a href="{file.url_relative_to(page.file)}">{match[0]}</a>' if file else match[0]
 
     def mention(match: re.Match) -> str:
-        return re.sub(r"\b\d\d[a-c]?\b", number, match[0])
+        return re.sub(r"(?<!\d)\d\d[a-e]?(?!\w)", number, match[0])
 
     parts = APART.split(html)  # text, what stands apart, the name of its element, text, ...
     parts[::3] = [MENTION.sub(mention, text) for text in parts[::3]]
