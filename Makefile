@@ -28,7 +28,7 @@ coverage: $(READY)
 	$(BIN)/coverage report
 
 lab: $(READY)
-	$(BIN)/jupyter lab nbs
+	$(BIN)/visual-rft lab
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .pytest_cache .ruff_cache .hypothesis
