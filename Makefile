@@ -3,6 +3,7 @@
 # make check the code style, and that notebooks and package agree
 # make coverage  the tests of the rewards reach every branch of the rewards
 # make lab   JupyterLab on the notebooks
+# make docs  the notebooks, the functions and two pages more as a site in site/, to be read without a network
 # make clean remove what make made (runs/ is yours and stays)
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP_ARGS ?=
 
-.PHONY: run test check coverage lab clean
+.PHONY: run test check coverage lab docs clean
 
 run: $(READY)
 	$(BIN)/visual-rft compare --out runs/compare
@@ -30,8 +31,11 @@ coverage: $(READY)
 lab: $(READY)
 	$(BIN)/visual-rft lab
 
+docs: $(READY)
+	$(BIN)/mkdocs build --quiet --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site dist *.egg-info .coverage .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): settings.ini setup.py pyproject.toml

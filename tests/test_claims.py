@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from visual_rft import reproduce
+from visual_rft import ablations, reproduce
 from visual_rft.benchmark import PAPER_PIXELS, PAPER_TOKENS
 from visual_rft.gauntlet import ATTACKS
 from visual_rft.miniature import BASE, NOVEL
@@ -189,6 +189,20 @@ def headline() -> list[str]:
             f"far ahead, {reproduce.mean_and_error(lead)} with the plain question, on rare creatures"]  # fmt: skip
 
 
+def ablated() -> list[str]:
+    """What the text says of three arms of the ablation."""
+    arms = ablations.recorded_arms(RUNS / "studies" / "ablations", RUNS / "studies" / "few-shot-detection")
+
+    def shown(name: str) -> str:
+        arm = ablations.ARMS[name]
+        group = arms[arm.method.upper()]
+        base, found = group[ablations.BASE], group[f"{arm.method}: {arm.title}"]
+        gaps = [each["AP"] - base[seed]["AP"] for seed, each in found.items()]
+        return reproduce.mean_and_error(gaps).replace("-", "−")
+
+    return [f"are worse ({shown('rewards-paper')} in AP)", f"all weights ({shown('sft-lora-64')} with a search"]
+
+
 def estimates() -> list[str]:
     """The table of plans, as notebook 17 computes it."""
     cells = json.loads((ROOT / "nbs" / "17_planning.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -199,7 +213,7 @@ def estimates() -> list[str]:
 
 CLAIMS: tuple[Callable[[], list[str]], ...] = (
     comparison_table, comparison_text, speed, memory_and_rate, attacked_rewards, shipped_model, museum, headline,
-    estimates,
+    ablated, estimates,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 from checkpoints import FAMILIES as WRITTEN
 from checkpoints import write_checkpoint
 from PIL import Image
+from test_hub import PAPER_PROMPT
 
 from visual_rft import models
 from visual_rft.advantages import group_advantages, total_reward
@@ -83,6 +84,18 @@ def test_negatives_and_classes_keep_their_answers(published) -> None:
     _, _, model, processor = published
     rows = framed_rows(dataset([detection_row(Image.new("RGB", (90, 50)), "cat", [])]), model, processor)
     assert rows["solution"] == ["<answer>No Objects</answer>"]
+
+
+@pytest.mark.parametrize("problem", [PAPER_PROMPT.format("cat"), "Where is the cat?"], ids=["published", "no units"])
+def test_a_question_asks_for_the_units_of_its_solution(published, problem: str) -> None:
+    _, _, model, processor = published
+    row = detection_row(Image.new("RGB", SIZES[0]), "cat", [(100, 200, 600, 800)]) | dict(problem=problem)
+    asked = framed_rows(dataset([row]), model, processor)["problem"][0]
+    if family_of(model).frame == "thousandths":
+        assert asked == problem
+    else:
+        width, height = resized_size(*SIZES[0], **limits_of(processor))
+        assert f"the image is {width} pixels wide and {height} pixels high" in asked and "1000" not in asked
 
 
 def test_groups_differ_whatever_habits_the_model_brings(published) -> None:

@@ -3,7 +3,7 @@
 import copy
 import importlib.metadata
 import runpy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +14,11 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 from transformers import BitsAndBytesConfig
 
-from visual_rft import cli, data, experiments, miniature, models, recipes, sft, trainer
+from visual_rft import cli, data, experiments, miniature, models, planning, recipes, sft, trainer
 from visual_rft.ledger import PAPER, PAPER_ROWS
 from visual_rft.records import read_json, read_log
 from visual_rft.rewards import REWARD_SETS
-from visual_rft.settings import LARGE, GRPOSettings, SFTSettings, recorded
+from visual_rft.settings import LARGE, GRPOSettings, PlanSettings, SFTSettings, recorded
 
 ROOT = Path(__file__).parents[1]
 TOOL = runpy.run_path(str(ROOT / "tools" / "make_recipes.py"))
@@ -189,14 +189,45 @@ def test_a_recipe_trains_on_its_own_data_set(monkeypatch, tmp_path: Path) -> Non
     assert seen["rows"] == "mine.jsonl"
 
 
+def test_every_training_by_grpo_can_be_planned() -> None:
+    for recipe in ALL.values():
+        for size, place in recipe.sizes.items():
+            if recipe.method == "sft":
+                with pytest.raises(ValueError, match="plans are made for grpo"):
+                    recipes.plan_of(recipe, size)
+                continue
+            plan, settings = recipes.plan_of(recipe, size), recipes.settings_of(recipe, size)
+            planning._check(plan)
+            assert plan.model == recipe.model in planning.PUBLISHED
+            assert (plan.completion, plan.group) == (settings.max_completion_length, settings.group)
+            for name in ("lora_rank", "dtype", "quantised", "beta", "max_pixels", "fused", "prompts", "checkpointing"):
+                assert getattr(plan, name) == getattr(settings, name), name
+            assert plan.gpus == (place.devices if place.launch == "fsdp2" else 1)
+
+
+@pytest.mark.parametrize(("more", "size"), [
+    ("--gpu T4", "t4"), ("--gpu L4", "l4"), ("--gpu RTX4090", "l4"), ("--gpu A100-80GB", "a100"),
+    ("--gpu H100", "a100"), ("--gpu T4 --size 8xa100", "8xa100")])
+def test_a_plan_takes_the_size_that_suits_its_gpu(more: str, size: str) -> None:
+    line = ["plan", "--recipe", FEW, *more.split()]
+    settings = recipes.settings_of(ALL[FEW], size)
+    assert cli._settings(PlanSettings, cli._parsed(line)) == recipes.plan_of(ALL[FEW], size)
+    assert cli._parsed(line).steps == settings.steps * settings.accumulate
+    typed = cli._parsed([*line, "--group", "4", "--steps", "7", "--no-checkpointing"])
+    expected = replace(recipes.plan_of(ALL[FEW], size), group=4, checkpointing=False)
+    assert cli._settings(PlanSettings, typed) == expected and typed.steps == 7
+
+
 @pytest.mark.parametrize(("line", "words"), [
+    ("plan --recipe table3-2b-4shot-sft --gpu T4", "plans are made for grpo, not for sft"),
     (f"sft --recipe {FEW}", f"recipe {FEW} is for the command grpo, not sft"),
     ("grpo --recipe table6-2b-grpo", "no rows of reasonseg:train are on the hub"),
     (f"grpo --recipe {FEW} --size v100", "size: 'v100' is none of 8xa100, a100, l4, t4"),
     ("grpo --recipe table9", "unknown recipe 'table9'"),
 ])
 def test_a_recipe_that_does_not_fit_is_one_clear_line(line: str, words: str, capsys, tmp_path: Path) -> None:
-    assert cli.main([*line.split(), "--out", str(tmp_path / "out")]) == 2
+    out = [] if line.startswith("plan") else ["--out", str(tmp_path / "out")]
+    assert cli.main([*line.split(), *out]) == 2
     text = capsys.readouterr().err
     assert text.startswith("visual-rft: error: ") and words in text and text.count("\n") == 1
     assert not (tmp_path / "out").exists()

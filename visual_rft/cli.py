@@ -141,23 +141,30 @@ def _subparser(whole: argparse.ArgumentParser, command: str) -> argparse.Argumen
     return next(action.choices for action in whole._actions if action.dest == "command")[command]
 
 
+def _usual(name: str, command: str, size: str) -> dict:
+    """The values of a recipe that take the place of the defaults of a command."""
+    from visual_rft.recipes import plan_of, read_recipe, settings_of
+
+    recipe = read_recipe(name)
+    if command == "plan":
+        plan, settings = plan_of(recipe, size), settings_of(recipe, size)
+        return asdict(plan) | dict(steps=settings.steps * settings.accumulate)
+    if recipe.method != command:
+        raise ValueError(f"recipe {recipe.name} is for the command {recipe.method}, not {command}")
+    return asdict(settings_of(recipe, size)) | dict(model=recipe.model)
+
+# %% ../nbs/19_cli.ipynb #c020j
+_SIZE_OF = {"T4": "t4", "L4": "l4", "RTX4090": "l4"}  # of a recipe, for a plan that names none; else a100
+
+
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """The options of a command line; those that are not given come from its recipe, if it names one."""
     whole = parser()
-    chosen, more = whole.parse_known_args(words)
-    if chosen.command == "lab":
-        chosen.options = more
-        return chosen
     chosen = whole.parse_args(words)
     if not getattr(chosen, "recipe", ""):
         return chosen
-    from visual_rft.recipes import read_recipe, settings_of
-
-    recipe = read_recipe(chosen.recipe)
-    if recipe.method != chosen.command:
-        raise ValueError(f"recipe {recipe.name} is for the command {recipe.method}, not {chosen.command}")
-    usual = asdict(settings_of(recipe, chosen.size)) | dict(model=recipe.model)
-    _subparser(whole, chosen.command).set_defaults(**usual)
+    size = chosen.size or _SIZE_OF.get(getattr(chosen, "gpu", ""), "a100")
+    _subparser(whole, chosen.command).set_defaults(**_usual(chosen.recipe, chosen.command, size))
     return whole.parse_args(words)
 
 # %% ../nbs/19_cli.ipynb #c022
@@ -186,6 +193,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     import torch
 
     from visual_rft.experiments import evaluate
+    from visual_rft.records import first_process
 
     torch.set_num_threads(arguments.threads)
     if arguments.annotations:
@@ -193,7 +201,8 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     else:
         scores = evaluate(arguments.model, arguments.task, arguments.data, arguments.out, arguments.threads, command,
                           arguments.dtype)
-    print(json.dumps(scores, indent=1))
+    if first_process():
+        print(json.dumps(scores, indent=1))
 
 # %% ../nbs/19_cli.ipynb #c022b
 def _bench(arguments: argparse.Namespace, command: str) -> None:
@@ -296,41 +305,6 @@ def _doctor(arguments: argparse.Namespace, command: str) -> int:
     print(report(machine))
     return int(broken(machine))
 
-# %% ../nbs/19_cli.ipynb #c022r
-def _report(arguments: argparse.Namespace, command: str) -> None:
-    """Write a web page about a run."""
-    from visual_rft.report import write_report
-
-    print(write_report(arguments.folder, arguments.out))
-
-# %% ../nbs/19_cli.ipynb #c022t
-def _tour() -> str:
-    """The path of the first notebook; raises FileNotFoundError, with the way to get it, where there is none."""
-    from importlib.metadata import metadata
-    from pathlib import Path
-
-    import visual_rft
-
-    name = Path("nbs") / "00_tour.ipynb"
-    for path in (Path(visual_rft.__file__).resolve().parents[1] / name, Path.cwd() / name):
-        if path.is_file():
-            return str(path)
-    address = (metadata("visual_rft").get("Project-URL") or "").split(", ")[-1]
-    raise FileNotFoundError(f"the notebooks are not part of the installed package; get them by: git clone {address}, "
-                            "and give this command again in the folder that it makes")
-
-# %% ../nbs/19_cli.ipynb #c022u
-def _lab(arguments: argparse.Namespace, command: str) -> None:
-    """Open JupyterLab on the tour, with options of its own."""
-    from importlib.util import find_spec
-
-    if find_spec("jupyterlab") is None:
-        raise ValueError("the notebooks need the package jupyterlab, which is not installed: pip install jupyterlab")
-    tour = _tour()
-    from jupyterlab.labapp import main as open_lab
-
-    open_lab([tour, *arguments.options])
-
 # %% ../nbs/19_cli.ipynb #c024
 def _add_compare(commands: argparse._SubParsersAction) -> None:
     """The command `compare`."""
@@ -350,6 +324,15 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--out", default="runs/compare", metavar="FOLDER",
         help="finished parts found there are kept (default: %(default)s)")
 
+# %% ../nbs/19_cli.ipynb #c025r
+def _recipe_options(parser: argparse.ArgumentParser, size: str, meaning: str) -> None:
+    """Which recipe, in which size; `meaning` says what the default size is."""
+    parser.add_argument("--recipe", default="", metavar="NAME",
+                        help="a row of the paper, such as table3-2b-4shot-grpo, or a .yaml file; its values take the "
+                             "place of the defaults")
+    parser.add_argument("--size", default=size, metavar="NAME",
+                        help=f"of the recipe: 8xa100, a100, l4 or t4 (default: {meaning})")
+
 # %% ../nbs/19_cli.ipynb #c026
 def _add_fine_tune(commands: argparse._SubParsersAction, name: str) -> None:
     """The command `grpo` or `sft`."""
@@ -359,11 +342,7 @@ def _add_fine_tune(commands: argparse._SubParsersAction, name: str) -> None:
     train.add_argument("--data", default="", metavar="FILE",
                        help=".jsonl, .json, .parquet, a folder or a name on the hub "
                             "(default: the rows of the recipe or of a study)")
-    train.add_argument("--recipe", default="", metavar="NAME",
-                       help="a row of the paper, such as table3-2b-4shot-grpo, or a .yaml file; its values take the "
-                            "place of the defaults")
-    train.add_argument("--size", default="a100", metavar="NAME",
-                       help="of the recipe: 8xa100, a100, l4 or t4 (default: %(default)s)")
+    _recipe_options(train, "a100", "a100")
     train.add_argument("--study", default="few-shot-detection", metavar="NAME",
                        help="few-shot-detection, open-vocabulary, few-shot-classification or reasoning-grounding "
                             "(default: %(default)s)")
@@ -429,10 +408,11 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     """The command `plan`."""
     plan = commands.add_parser("plan", help="does a training fit a GPU, and how long does a step take? (estimates)")
     plan.set_defaults(run=_plan_run)
+    _recipe_options(plan, "", "the one that suits the GPU")
     _dataclass_options(plan, PlanSettings)
     add, default = plan.add_argument, "default: %(default)s"
     add("--gpu", required=True, metavar="NAME", help="T4, L4, RTX4090, A100-40GB, A100-80GB or H100")
-    add("--steps", type=_positive, default=200, metavar="N", help=f"of the whole training ({default})")
+    add("--steps", type=_positive, default=200, metavar="N", help=f"batches of the whole training ({default})")
     add("--price", type=float, default=0.0, metavar="P", help="of an hour of one GPU, in any currency (default: no cost)")
     add("--json", action="store_true", help="everything that is planned, as JSON")
 
@@ -469,17 +449,6 @@ def _add_doctor(commands: argparse._SubParsersAction) -> None:
     """The command `doctor`."""
     commands.add_parser("doctor", help="what will work on this machine, and what will not").set_defaults(run=_doctor)
 
-# %% ../nbs/19_cli.ipynb #c027r
-def _add_report(commands: argparse._SubParsersAction) -> None:
-    """The commands `report` and `lab`."""
-    report = commands.add_parser("report", help="one web page about a run: settings, scores, curves, groups, answers")
-    report.set_defaults(run=_report)
-    report.add_argument("folder", metavar="RUN", help="of a training, a test, a comparison or a study")
-    report.add_argument("--out", default="", metavar="FILE", help="default: report.html in the folder")
-    lab = commands.add_parser("lab", help="open the notebooks in JupyterLab; its options are passed on",
-                              usage="visual-rft lab [-h] [options of jupyter lab]")
-    lab.set_defaults(run=_lab)
-
 # %% ../nbs/19_cli.ipynb #c029
 DESCRIPTION = "Visual reinforcement fine-tuning of vision-language models, on a laptop or a GPU."
 EPILOG = """examples:
@@ -489,8 +458,6 @@ EPILOG = """examples:
   visual-rft plan --gpu T4 --lora-rank 64  does Qwen2-VL-2B with adapters fit a T4?
   visual-rft evaluate --task naming        name single objects in unseen views
   visual-rft grpo --data my.jsonl --out x  fine-tune on your own rows (image, problem, solution)
-  visual-rft report x                      one page about that run, to look at or to send
-  visual-rft lab                           the notebooks, beginning with the tour
 """
 
 
@@ -502,8 +469,7 @@ def parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     for name in METHODS:
         _add_fine_tune(commands, name)
-    for add in (_add_pretrain, _add_evaluate, _add_reproduce, _add_plan, _add_bench, _add_check, _add_push, _add_doctor,
-                _add_report):
+    for add in (_add_pretrain, _add_evaluate, _add_reproduce, _add_plan, _add_bench, _add_check, _add_push, _add_doctor):
         add(commands)
     return main
 
@@ -529,7 +495,7 @@ def main(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         chosen = _parsed(words)
-        if chosen.command not in ("doctor", "lab"):
+        if chosen.command != "doctor":
             _be_quiet()
         return chosen.run(chosen, shlex.join(["visual-rft", *words])) or 0
     except (ValueError, OSError) as error:

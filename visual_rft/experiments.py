@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from .data import load_rows
 from .evaluation import answer_rows, read_completions, score_rows
 from .families import framed_rows, plain_model
 from .figures import answers_figure
+from .protocols import answer_sharded
 from .records import first_process, read_json, read_log, sole_use, start_run, write_json, write_text
 from .rewards import Reward
 from .settings import CompareSettings, GRPOSettings, SFTSettings, recorded
@@ -130,6 +132,12 @@ def trained_seconds(folder: Path) -> float:
     return sum(now for now, after in zip(seconds, [*seconds[1:], 0.0]) if after < now)
 
 # %% ../nbs/15_experiments.ipynb #c038
+def _answers(model: PreTrainedModel, processor: ProcessorMixin, rows: datasets.Dataset, folder: Path) -> list[str]:
+    """An answer for every row, kept in a folder; processes that a launcher started share the work."""
+    answer = answer_sharded if int(os.environ.get("WORLD_SIZE", 1)) > 1 else answer_rows
+    return answer(model, processor, rows, folder=folder)
+
+
 def score_once(
     model: PreTrainedModel,  # the model to test
     processor: ProcessorMixin,  # its processor
@@ -140,11 +148,13 @@ def score_once(
     """Answer and score rows, with a record."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "summary.json").is_file():
-        rows = framed_rows(rows, model, processor)
-        scores = score_rows(rows, answer_rows(model, processor, rows, folder=folder))
-        write_json(folder / "summary.json", scores | more)
-    return read_json(folder / "summary.json")
+    if (folder / "summary.json").is_file():
+        return read_json(folder / "summary.json")
+    rows = framed_rows(rows, model, processor)
+    scores = score_rows(rows, _answers(model, processor, rows, folder)) | more
+    if first_process():
+        write_json(folder / "summary.json", scores)
+    return scores
 
 # %% ../nbs/15_experiments.ipynb #c042
 def evaluate(

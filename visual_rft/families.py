@@ -60,6 +60,18 @@ def limits_of(
                 max_pixels=images.size["longest_edge"])
 
 # %% ../nbs/08b_families.ipynb #f014
+_PUBLISHED_UNITS = "between 0 and 1000, integer"  # of boxes, in the words of the published detection sets
+
+
+def _resized_problem(problem: str, size: tuple[int, int]) -> str:
+    """A question that asks for pixels of the resized picture: in place of the units that it names, or in addition."""
+    frame = f"the image is {size[0]} pixels wide and {size[1]} pixels high"
+    if _PUBLISHED_UNITS in problem:
+        return problem.replace(_PUBLISHED_UNITS, f"in pixels, integer; {frame}")
+    units = f"Write boxes as integers, in pixels; {frame}."
+    return problem.replace(prompts.UNITS, units) if prompts.UNITS in problem else f"{problem} {units}"
+
+# %% ../nbs/08b_families.ipynb #f014c
 def _resized_box(box: tuple[float, ...], size: tuple[int, int]) -> tuple[int, ...]:
     """A box in thousandths as whole pixels of a picture of this size."""
     return tuple(int(value * size[i % 2] / 1000 + 0.5) for i, value in enumerate(box))
@@ -73,8 +85,7 @@ def _resized_row(row: dict, limits: dict[str, int]) -> dict:
         answer = prompts.detection_answer([_resized_box(p.box, size) for p in found])
     else:
         answer = prompts.grounding_answer(_resized_box(parse_grounding(row["solution"], thinking=False).boxes[0].box, size))
-    units = f"Write boxes as integers, in pixels; the image is {size[0]} pixels wide and {size[1]} pixels high."
-    return dict(problem=row["problem"].replace(prompts.UNITS, units), solution=prompts.completion(answer))
+    return dict(problem=_resized_problem(row["problem"], size), solution=prompts.completion(answer))
 
 # %% ../nbs/08b_families.ipynb #f015
 def framed_rows(

@@ -12,11 +12,11 @@ from pathlib import Path
 import yaml
 
 from .miniature import asset_path
-from .settings import GRPOSettings, SFTSettings
+from .settings import GRPOSettings, PlanSettings, SFTSettings
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'SOURCES', 'TABLES', 'Data', 'Test', 'Size', 'Recipe', 'recipe_names', 'read_recipe', 'settings_of',
-           'launch_command', 'table_commands']
+           'plan_of', 'launch_command', 'table_commands']
 
 # %% ../nbs/17a_recipes.ipynb #c007
 @dataclass(frozen=True)
@@ -228,6 +228,19 @@ def settings_of(
     """The settings of a training on one kind of machine; raises ValueError for a size that the recipe does not have."""
     _one_of(size, recipe.sizes, f"recipe {recipe.name}: size")
     return _METHODS[recipe.method](**(recipe.settings | recipe.sizes[size].settings))
+
+# %% ../nbs/17a_recipes.ipynb #c050c
+def plan_of(
+    recipe: Recipe,  # from `read_recipe`, for GRPO
+    size: str = "a100",  # one of its sizes
+) -> PlanSettings:
+    """What a plan has to know of a training on one kind of machine; ValueError for SFT, which is not planned."""
+    settings, place = settings_of(recipe, size), recipe.sizes[size]
+    if recipe.method != "grpo":
+        raise ValueError(f"recipe {recipe.name}: plans are made for grpo, not for {recipe.method}")
+    same = {item.name for item in fields(PlanSettings)} & {item.name for item in fields(settings)}
+    return PlanSettings(model=recipe.model, gpus=1 if place.launch in ("", "ddp") else place.devices,
+                        completion=settings.max_completion_length, **{name: getattr(settings, name) for name in same})
 
 # %% ../nbs/17a_recipes.ipynb #c052
 def launch_command(
