@@ -29,7 +29,7 @@ coverage: $(READY)
 	$(BIN)/coverage report
 
 lab: $(READY)
-	$(BIN)/jupyter lab nbs
+	$(BIN)/visual-rft lab
 
 docs: $(READY)
 	$(BIN)/mkdocs build --quiet --strict

@@ -160,6 +160,10 @@ _SIZE_OF = {"T4": "t4", "L4": "l4", "RTX4090": "l4"}  # of a recipe, for a plan 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """The options of a command line; those that are not given come from its recipe, if it names one."""
     whole = parser()
+    chosen, more = whole.parse_known_args(words)
+    if chosen.command == "lab":
+        chosen.options = more
+        return chosen
     chosen = whole.parse_args(words)
     if not getattr(chosen, "recipe", ""):
         return chosen
@@ -305,6 +309,41 @@ def _doctor(arguments: argparse.Namespace, command: str) -> int:
     print(report(machine))
     return int(broken(machine))
 
+# %% ../nbs/19_cli.ipynb #c022r
+def _report(arguments: argparse.Namespace, command: str) -> None:
+    """Write a web page about a run."""
+    from visual_rft.report import write_report
+
+    print(write_report(arguments.folder, arguments.out))
+
+# %% ../nbs/19_cli.ipynb #c022t
+def _tour() -> str:
+    """The path of the first notebook; raises FileNotFoundError, with the way to get it, where there is none."""
+    from importlib.metadata import metadata
+    from pathlib import Path
+
+    import visual_rft
+
+    name = Path("nbs") / "00_tour.ipynb"
+    for path in (Path(visual_rft.__file__).resolve().parents[1] / name, Path.cwd() / name):
+        if path.is_file():
+            return str(path)
+    address = (metadata("visual_rft").get("Project-URL") or "").split(", ")[-1]
+    raise FileNotFoundError(f"the notebooks are not part of the installed package; get them by: git clone {address}, "
+                            "and give this command again in the folder that it makes")
+
+# %% ../nbs/19_cli.ipynb #c022u
+def _lab(arguments: argparse.Namespace, command: str) -> None:
+    """Open JupyterLab on the tour, with options of its own."""
+    from importlib.util import find_spec
+
+    if find_spec("jupyterlab") is None:
+        raise ValueError("the notebooks need the package jupyterlab, which is not installed: pip install jupyterlab")
+    tour = _tour()
+    from jupyterlab.labapp import main as open_lab
+
+    open_lab([tour, *arguments.options])
+
 # %% ../nbs/19_cli.ipynb #c024
 def _add_compare(commands: argparse._SubParsersAction) -> None:
     """The command `compare`."""
@@ -449,6 +488,17 @@ def _add_doctor(commands: argparse._SubParsersAction) -> None:
     """The command `doctor`."""
     commands.add_parser("doctor", help="what will work on this machine, and what will not").set_defaults(run=_doctor)
 
+# %% ../nbs/19_cli.ipynb #c027r
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    """The commands `report` and `lab`."""
+    report = commands.add_parser("report", help="one web page about a run: settings, scores, curves, groups, answers")
+    report.set_defaults(run=_report)
+    report.add_argument("folder", metavar="RUN", help="of a training, a test, a comparison or a study")
+    report.add_argument("--out", default="", metavar="FILE", help="default: report.html in the folder")
+    lab = commands.add_parser("lab", help="open the notebooks in JupyterLab; its options are passed on",
+                              usage="visual-rft lab [-h] [options of jupyter lab]")
+    lab.set_defaults(run=_lab)
+
 # %% ../nbs/19_cli.ipynb #c029
 DESCRIPTION = "Visual reinforcement fine-tuning of vision-language models, on a laptop or a GPU."
 EPILOG = """examples:
@@ -458,6 +508,8 @@ EPILOG = """examples:
   visual-rft plan --gpu T4 --lora-rank 64  does Qwen2-VL-2B with adapters fit a T4?
   visual-rft evaluate --task naming        name single objects in unseen views
   visual-rft grpo --data my.jsonl --out x  fine-tune on your own rows (image, problem, solution)
+  visual-rft report x                      one page about that run, to look at or to send
+  visual-rft lab                           the notebooks, beginning with the tour
 """
 
 
@@ -469,7 +521,8 @@ def parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     for name in METHODS:
         _add_fine_tune(commands, name)
-    for add in (_add_pretrain, _add_evaluate, _add_reproduce, _add_plan, _add_bench, _add_check, _add_push, _add_doctor):
+    for add in (_add_pretrain, _add_evaluate, _add_reproduce, _add_plan, _add_bench, _add_check, _add_push, _add_doctor,
+                _add_report):
         add(commands)
     return main
 
@@ -495,7 +548,7 @@ def main(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         chosen = _parsed(words)
-        if chosen.command != "doctor":
+        if chosen.command not in ("doctor", "lab"):
             _be_quiet()
         return chosen.run(chosen, shlex.join(["visual-rft", *words])) or 0
     except (ValueError, OSError) as error:

@@ -214,7 +214,7 @@ def _keep_groups(trainer: _GroupTrainer, rows: list[dict], drawn: dict) -> None:
                       {name: each[part] for name, each in zip(trainer._logs["rewards"], values)},
                       advantages[part], divergence[part])
         found.append((group, row["image"]))
-    send_groups(trainer.callback_handler.callbacks, trainer.group_log.write(found))
+    send_groups(trainer.callback_handler.callbacks, trainer.group_log.write(found))  # notebook 12a
 
 # %% ../nbs/12_trainer.ipynb #c033
 class _GroupTrainer(GRPOTrainer):
