@@ -30,6 +30,7 @@ ATTACKS = [
     "$\\href{javascript:1}{x}$", "\ud83d", "\u202eevil", "<details open ontoggle=alert(1)>",
     "`**[x](javascript:alert(1))**`",
 ]  # fmt: skip
+LONG = f"<think>a</think>{' ' * 30_000}<answer>rose</answer>"
 MADE = {"bdi", "br", "b", "i", "p", "h4", "table", "tr", "th", "td", "div", "span", "details", "summary", "img", "wbr"}
 TRUTH = completion(detection_answer([[100, 100, 300, 300], [600, 600, 900, 900]]))
 
@@ -107,6 +108,19 @@ def test_a_group_is_one_row_a_completion(groups: list[Group]) -> None:
     assert "–" in widgets.group_table(replace(groups[0], rewards={"one": [None] * 8}))
 
 
+def test_the_sign_of_an_advantage_is_a_shape(groups: list[Group]) -> None:
+    some = replace(groups[0], advantages=[1.0, -1.0, 0.0] + [0.0] * 5)
+    assert [[mark for mark in "▲▼●" if mark in widgets.group_table(some, [number])] for number in range(3)] == [
+        ["▲"], ["▼"], ["●"],
+    ]  # fmt: skip
+
+
+def test_thinking_is_missed_only_where_it_was_asked_for(groups: list[Group]) -> None:
+    silent = replace(groups[0], completions=["<answer>No Objects</answer>"] * 8)
+    assert "no thinking" in widgets.group_table(silent)
+    assert "no thinking" not in widgets.group_table(replace(silent, problem="Find it. <answer>"))
+
+
 def test_summary_says_when_a_group_teaches_nothing(groups: list[Group]) -> None:
     idle = replace(groups[-1], advantages=[0.0] * 8)
     assert "teaches nothing" in widgets.group_summary(idle)
@@ -149,7 +163,7 @@ def test_formulas_have_the_values_that_are_paid() -> None:
 
 
 @pytest.mark.parametrize("task", PARSERS)
-@pytest.mark.parametrize("text", [*ATTACKS, "", "<answer>" * 9, "<think>a</think><answer>[[[[</answer>", " " * 50_000])
+@pytest.mark.parametrize("text", [*ATTACKS, "", "<answer>" * 9, "<think>a</think><answer>[[[[</answer>", LONG])
 def test_scores_are_those_of_the_rewards(task: str, text: str) -> None:
     solution = widgets.BEGINNINGS[task][0]
     scores = widgets.reward_scores(task, text, solution)
@@ -288,6 +302,14 @@ def test_playground_follows_its_controls() -> None:
     assert playground.editor.chosen.value == 0 and not playground.editor.sliders[0].disabled
 
 
+def test_a_move_is_shown_once() -> None:
+    calls = []
+    editor = widgets._BoxEditor([[0, 0, 10, 10, 0.5], [20, 30, 40, 50, 0.9]], calls.append)
+    editor.chosen.value = 1
+    editor.sliders[0].value = 25
+    assert calls == [[[0, 0, 10, 10, 0.5], [20, 30, 40, 50, 0.9]]] * 2 + [[[0, 0, 10, 10, 0.5], [25, 30, 40, 50, 0.9]]]
+
+
 def test_a_swapped_box_is_rejected_and_shown_so() -> None:
     playground = widgets.BoxPlayground(Image.new("RGB", (60, 40)), TRUTH)
     playground.editor.sliders[2].value = 10
@@ -315,6 +337,10 @@ def test_dragging_moves_the_sliders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert editor.chosen.value == 1 and [s.value for s in editor.sliders] == editor.boxes[1]
     drag.bboxes = [*moved, dict(x=44.8, y=0, width=44.8, height=448, label="box")]  # drawn anew
     assert editor.boxes[2] == [100, 0, 200, 1000, 0.5]
+    editor.sliders[2].value = 50  # swapped corners: the canvas cannot show them, and does not mend them
+    assert editor.boxes[1] == [0, 500, 50, 600, 0.4]
+    editor.sliders[0].value = 70
+    assert editor.boxes[1] == [70, 500, 50, 600, 0.4]
     editor.sliders[0].value = 20
     assert widgets.from_canvas(drag.bboxes, playground.plain.size) == editor.boxes
 

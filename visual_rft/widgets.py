@@ -194,7 +194,7 @@ class Snapshot:
 
     def _ipython_display_(self) -> None:
         if self.picture is not None:
-            display(self.picture.quantize(64))
+            display(self.picture.quantize(128, method=Image.Quantize.FASTOCTREE))  # keeps rare colours
         display(HTML(self.html))
 
 # %% ../nbs/15d_widgets.ipynb #w029
