@@ -257,10 +257,11 @@ def unproved(text: str, snippets: Iterable[str]) -> list[str]:
 
 
 def lost_places(text: str) -> list[str]:
-    """Embedded pictures outside data/runs, and links to nothing."""
+    """Embedded pictures that are neither in data/runs nor screenshots of a tool, and links to nothing."""
     pictures = re.findall(r"!\[[^\]]*\]\(([^)\s]+)", text) + re.findall(r"<img[^>]*src=[\"']?([^\"'\s>]+)", text)
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?://|#", link)]
-    outside = [name for name in pictures if not (ROOT / name).resolve().is_relative_to(RUNS.resolve())]
+    known = RUNS.resolve(), ROOT.resolve() / "docs" / "pictures"
+    outside = [name for name in pictures if not any((ROOT / name).resolve().is_relative_to(place) for place in known)]
     return outside + [name for name in pictures + links if not (ROOT / name.split("#")[0]).exists()]
 
 
@@ -307,7 +308,9 @@ def test_a_made_up_number_is_noticed(claim: str, readme: str, snippets: list[str
 
 
 def test_a_lost_place_is_noticed() -> None:
-    assert lost_places("![a](docs/a.png)") and lost_places("![a](data/runs/gone.png)") and lost_places('<img src="a">')
+    assert lost_places("![a](docs/a.png)") and lost_places("![a](docs/pictures/gone.webp)")
+    assert lost_places("![a](docs/pictures/../a.png)") and lost_places("![a](data/runs/gone.png)")
+    assert lost_places('<img src="a">')
     assert lost_places("[a](data/runs/gone)") and not lost_places("[a](data/runs/fuzz) [b](https://b.org) [c](#c)")
 
 

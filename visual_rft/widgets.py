@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,17 @@ def safe_text(
 
 # %% ../nbs/15d_widgets.ipynb #w009
 _LINE = "1px solid rgba(128, 128, 128, 0.45)"
-_CELL = f"border: {_LINE}; padding: 2px 8px; text-align: left; vertical-align: top; overflow-wrap: anywhere;"
+_CELL = f"border: {_LINE}; padding: 2px 6px; text-align: left; vertical-align: top;"
+
+
+def _wide(cell: str) -> str:
+    """A cell with long text: not too narrow, and words of any length are broken."""
+    return f'<div style="min-width: 8em; overflow-wrap: anywhere">{cell}</div>'
+
+
+def _named(name: str) -> str:
+    """HTML of a name that may be broken at its underscores."""
+    return safe_text(name, 80).replace("_", "_<wbr>")
 
 
 def html_table(
@@ -72,7 +82,7 @@ def html_table(
         cells = "".join(f'<td style="{_CELL}">{cell}</td>' for cell in others)
         lines.append(f'<th scope="row" style="{_CELL}">{first}</th>{cells}')
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div style="overflow-x: auto"><table style="border-collapse: collapse">{body}</table></div>'
+    return f'<div style="overflow-x: auto"><table style="border-collapse: collapse; line-height: 1.4; font-size: 0.92em">{body}</table></div>'
 
 # %% ../nbs/15d_widgets.ipynb #w014
 def _number(value: float | None, signs: str = ".2f") -> str:
@@ -105,14 +115,15 @@ def group_table(
     only: Sequence[int] = (),  # numbers of completions from 0; all when empty
 ) -> str:
     """HTML: a row for each completion, with thinking, answer, rewards, total, advantage and KL."""
-    header = ["", "thinking", "answer", *map(safe_text, group.rewards), "total", "advantage", *(["KL"] if group.kl else [])]
+    names = [_named(name.replace(f"{group.task}_", "")) for name in group.rewards]
+    header = ["", "thinking", "answer", *names, "total", "advantage", *(["KL"] if group.kl else [])]
     rows = []
     for number in only or range(len(group.completions)):
         paid = [values[number] for values in group.rewards.values()]
         total, advantage = sum(value for value in paid if value is not None), group.advantages[number]
         said = _said(group.task, group.completions[number], "<think>" in group.problem)
-        kl = [_number(group.kl[number], ".4f")] if group.kl else []
-        rows.append([f"{_sign(advantage)} {number + 1}", *said, *map(_number, [*paid, total]), f"{advantage:+.2f}", *kl])
+        kl = [_number(group.kl[number], ".3f")] if group.kl else []
+        rows.append([f"{_sign(advantage)} {number + 1}", *map(_wide, said), *map(_number, [*paid, total]), f"{advantage:+.2f}", *kl])
     return html_table(header, rows)
 
 # %% ../nbs/15d_widgets.ipynb #w018
@@ -126,7 +137,7 @@ def group_summary(
 ) -> str:
     """HTML: the step, the totals, the question and the reference answer."""
     totals = [_total(group, number) for number in range(len(group.completions))]
-    spread = f"Totals from {min(totals):.2f} to {max(totals):.2f}, mean {statistics.mean(totals):.2f}."
+    spread = f"Totals from {min(totals):.2f} to {max(totals):.2f}, mean {sum(totals) / len(totals):.2f}."
     idle = "" if any(group.advantages) else " All advantages are 0: this group teaches nothing."
     return (f"<p><b>After {group.step} steps.</b> {spread}{idle}</p>"
             f"<details><summary>question and reference answer</summary>{safe_text(group.problem)}<br>"
@@ -183,7 +194,7 @@ class Snapshot:
 
     def _ipython_display_(self) -> None:
         if self.picture is not None:
-            display(self.picture.quantize(64))
+            display(self.picture.quantize(128, method=Image.Quantize.FASTOCTREE))  # keeps rare colours
         display(HTML(self.html))
 
 # %% ../nbs/15d_widgets.ipynb #w029
@@ -210,7 +221,7 @@ def beside(
     return sheet
 
 # %% ../nbs/15d_widgets.ipynb #w032
-_PANEL = dict(flex="1 1 24em", min_width="0")  # panels stand side by side where there is room, else below each other
+_PANEL = dict(flex="1 1 24em", min_width="0", overflow="auto")  # side by side where there is room, else one below the other
 
 
 def _row(*parts: ipywidgets.Widget) -> ipywidgets.Box:
@@ -422,7 +433,7 @@ def formula_table(
 ) -> str:
     """HTML: each detection reward with the numbers in its formula, and its value."""
     formulas = detection_formulas(completion, solution)
-    rows = [[name, safe_text(text), f"{value:.3f}"] for name, (text, value) in formulas.items()]
+    rows = [[_named(name), _wide(safe_text(text)), f"{value:.3f}"] for name, (text, value) in formulas.items()]
     return html_table(["reward", "formula", "value"], rows)
 
 # %% ../nbs/15d_widgets.ipynb #w063
@@ -442,20 +453,21 @@ def draw_answer(
     task: str,  # detection or grounding; an answer of classification has no boxes
     completion: str,  # any text
     solution: str,  # the reference answer
+    width: int = 448,  # pixels of the result
 ) -> Image.Image:
     """The true boxes in green, those of a completion in red with number and confidence."""
     true, said = ([found.box for found in PARSERS[task](text, asked).boxes] for text, asked in ((solution, False), (completion, True)))
     stated = [found.confidence for found in PARSERS[task](completion).boxes]
     labels = [f"{i}" if c is None else f"{i}: {c:.2f}" for i, c in enumerate(stated, start=1)]
-    return draw_boxes(picture, true, said, labels, _width(picture))
+    return draw_boxes(picture, true, said, labels, min(width, _width(picture)))
 
 # %% ../nbs/15d_widgets.ipynb #w066
 def to_canvas(boxes: Boxes, size: tuple[int, int]) -> list[dict]:
     """Boxes as jupyter_bbox_widget holds them, in pixels of a picture of that width and height."""
     width, height = size
     return [dict(x=x1 * width / 1000, y=y1 * height / 1000, width=max(0, x2 - x1) * width / 1000,
-                 height=max(0, y2 - y1) * height / 1000, label="box", confidence=confidence)
-            for x1, y1, x2, y2, confidence in boxes]
+                 height=max(0, y2 - y1) * height / 1000, label=f"{number}: {confidence:.2f}", confidence=confidence)
+            for number, (x1, y1, x2, y2, confidence) in enumerate(boxes, start=1)]
 
 
 def from_canvas(entries: Sequence[dict], size: tuple[int, int]) -> Boxes:
@@ -475,8 +487,8 @@ def from_canvas(entries: Sequence[dict], size: tuple[int, int]) -> Boxes:
 # %% ../nbs/15d_widgets.ipynb #w069
 def _sliders() -> list[ipywidgets.Widget]:
     """Four coordinates and a confidence."""
-    corners = [ipywidgets.IntSlider(min=0, max=1000, step=5, description=name) for name in ("x1", "y1", "x2", "y2")]
-    return [*corners, ipywidgets.FloatSlider(min=0, max=1, step=0.05, description="confidence")]
+    corners = [ipywidgets.IntSlider(min=0, max=1000, description=name) for name in ("x1", "y1", "x2", "y2")]
+    return [*corners, ipywidgets.FloatSlider(min=0, max=1, step=0.01, description="confidence")]
 
 
 def _drag_canvas(picture: Image.Image) -> ipywidgets.Widget | None:
@@ -579,10 +591,10 @@ def parse_table(
     """HTML: what the parser makes of a completion."""
     parsed = PARSERS[task](completion, thinking)
     parts = [("thinking", parsed.thinking), ("answer", parsed.answer)]
-    rows = [[name, "<i>none</i>" if text is None else safe_text(text)] for name, text in parts]
+    rows = [[name, "<i>none</i>" if text is None else _wide(safe_text(text))] for name, text in parts]
     return html_table(["", "what the parser finds"], [
         *rows, ["says", _found(parsed)], ["forgiven", safe_text(", ".join(parsed.forgiven) or "nothing")],
-        ["rejected", f"{parsed.rejected} boxes"], ["to the letter", "yes" if parsed.well_formed else "no"]])
+        ["rejected boxes", str(parsed.rejected)], ["to the letter", "yes" if parsed.well_formed else "no"]])
 
 # %% ../nbs/15d_widgets.ipynb #w084
 BEGINNINGS = {  # task -> solution, completion
@@ -601,7 +613,7 @@ def _tester_still(task: str, completion: str, solution: str, thinking: bool, pic
     except ValueError as error:
         paid = f"<p>{safe_text(error)}</p>"
     text = f"{parse_table(task, completion, thinking)}<br>{paid}"
-    return Snapshot(text, draw_answer(picture, task, completion, solution) if task != "classification" else None)
+    return Snapshot(text, draw_answer(picture, task, completion, solution, 224) if task != "classification" else None)
 
 # %% ../nbs/15d_widgets.ipynb #w085
 class CompletionTester(_View):
@@ -615,7 +627,7 @@ class CompletionTester(_View):
         self.solution = ipywidgets.Textarea(description="solution", rows=2, **wide)
         self.completion = ipywidgets.Textarea(description="completion", rows=6, **wide)
         self.said = _panel()
-        self.view = ipywidgets.VBox([_row(self.task, self.thinking), self.solution, self.completion, self.said])
+        self.view = ipywidgets.VBox([_row(self.task, self.thinking), self.solution, self.completion, _row(self.said)])
         _watch(self._begin, self.task)
         _watch(self._show, self.thinking, self.solution, self.completion)
         self._begin()
@@ -681,8 +693,9 @@ def rows_table(
     for number, row in rows:
         problem, solution, task = _texts(row)
         seen = [picture_html(row_picture(row), "the picture of this row with its true boxes")] if pictures else []
-        lines.append([str(number), *seen, safe_text(row_category(row), 100), f"{safe_text(problem)}<br><b>{safe_text(solution)}</b>",
-                      finding_lines(findings, number) or "–"])
+        asked = f"<details><summary>{safe_text(textwrap.shorten(problem, 70, placeholder=' …'))}</summary>{safe_text(problem)}</details>"
+        lines.append([str(number), *map(_wide, seen), safe_text(row_category(row), 60),
+                      *map(_wide, (f"{asked}<b>{safe_text(solution)}</b>", finding_lines(findings, number) or "–"))])
     return html_table(["row", *(["picture"] if pictures else []), "category", "question and answer", "findings"], lines)
 
 # %% ../nbs/15d_widgets.ipynb #w097
@@ -706,7 +719,7 @@ def _row_controls(names: Sequence[str]) -> tuple[ipywidgets.Widget, ...]:
     return (ipywidgets.Dropdown(options=[("all", None), *((name[:60], name) for name in names)], description="category"),
             ipywidgets.Checkbox(description="only rows with findings"),
             ipywidgets.BoundedIntText(value=1, min=1, max=1, description="page"),
-            ipywidgets.Button(description="back"), ipywidgets.Button(description="on"))
+            ipywidgets.Button(description="previous page"), ipywidgets.Button(description="next page"))
 
 
 def _rows_and_texts(rows: datasets.Dataset | Iterable[object]) -> tuple[Sequence, Iterable]:
@@ -739,7 +752,7 @@ class CurriculumViewer(_View):
         self.findings, self.categories = check_rows(self.rows), [row_category(row) for row in texts]
         self.category, self.flagged, self.page, *turn = _row_controls(sorted({*self.categories} - {""}))
         self.said = _panel()
-        self.view = ipywidgets.VBox([_row(self.category, self.flagged), _row(*turn, self.page), self.said])
+        self.view = ipywidgets.VBox([_row(self.category, self.flagged), _row(*turn, self.page), _row(self.said)])
         for step, button in zip((-1, 1), turn):
             button.on_click(lambda _, step=step: setattr(self.page, "value", self.page.value + step))
         _watch(self._filter, self.category, self.flagged)
@@ -756,4 +769,5 @@ class CurriculumViewer(_View):
 
     def snapshot(self) -> Snapshot:
         """The page that is open, for a page without a kernel."""
-        return Snapshot(_page_text(self, pictures=False), beside([row_picture(row, 120) for _, row in _here(self)]))
+        pictures = [row_picture(row, 120) for _, row in _here(self)]
+        return Snapshot(_page_text(self, pictures=False), beside(pictures) if pictures else None)
