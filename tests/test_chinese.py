@@ -63,5 +63,12 @@ def test_a_changed_sentence_is_noticed(small: Path) -> None:
     assert chinese.todo("00_small").splitlines()[1].startswith("A third piece")
 
 
+def test_a_piece_that_is_code_alone_needs_no_chinese(small: Path) -> None:
+    code = "```sh\nmake run    # the study: score the start, fine-tune in both ways, score both again\n```"
+    (chinese.ROOT / "README.md").write_text(code)
+    (small.parent / "README.md").write_text(f"<!-- p{chinese.digest(code)} {chinese.digest(code)} -->\n{code}\n")
+    assert chinese.faults("README") == []
+
+
 def test_code_between_fences_is_one_paragraph() -> None:
     assert chinese.paragraphs("a\nb\n\n```\nx\n\ny\n```\n\nc") == ["a\nb", "```\nx\n\ny\n```", "c"]

@@ -81,7 +81,8 @@ def faults(name: str) -> list[str]:
             continue
         before, after = kept(text), kept(translated)
         found += [f"{name} {place}: other {part}" for part in before if before[part] != after[part]]
-        if len(text.split()) > 12 and not re.search(r"[\u4e00-\u9fff]", translated):
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        if len(prose.split()) > 12 and not re.search(r"[\u4e00-\u9fff]", translated):
             found.append(f"{name} {place}: not Chinese")
     found += [f"{name} {place}: no such place" for place in target if place not in source]
     if not found and list(source) != list(target):
