@@ -50,6 +50,9 @@ def faults(path: Path) -> list[str]:
         found.append("more than 3 code cells in a row")
     if path.stat().st_size > 500_000:
         found.append(f"{path.stat().st_size // 1000} kB (at most 500)")
+    graded = [text for text in code if re.search(r"\bgrade\(", text)]
+    if not any(re.search(r"\d: \.\.\.,", text) for text in graded) or not any(".right ==" in text for text in graded):
+        found.append("no graded exercise, or no cell that checks its solution")
     for word in ("## Summary", "## Exercises", "**Time**", "**You need**"):
         if word not in prose:
             found.append(f"no {word!r}")
@@ -79,4 +82,4 @@ def test_the_check_can_fail(tmp_path: Path) -> None:
     path = tmp_path / "bad.ipynb"
     path.write_text(json.dumps({"cells": [cell] * 4}), encoding="utf-8")
     text = " ".join(faults(path))
-    assert all(word in text for word in ("32 lines", "words of prose", "in a row", "never_used", "Summary", "assert"))
+    assert all(word in text for word in ("32 lines", "words of prose", "in a row", "never_used", "Summary", "assert", "graded"))
