@@ -54,7 +54,8 @@ def test_two_processes_write_one_record(tiny_folder, tmp_path, method: str) -> N
     """The command line under a launcher: one log, one model, and the whole step of both processes."""
     launch = [*LAUNCH, "--master-port", "29518", "--no-python", "--", VISUAL_RFT]
     options = "--steps 2 --accumulate 2 --save-every 1 --shots 1 --threads 1 --lora-rank 2 --warmup 0"
-    command = [*launch, method, *options.split(), *METHODS[method].split(), "--model", tiny_folder, "--out", str(tmp_path / "run")]
+    options += f" {METHODS[method]} --model {tiny_folder} --out {tmp_path / 'run'}"
+    command = [*launch, method, *options.split()]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     assert read_log(tmp_path / "run" / "metrics.csv")["step"] == [1, 2]
