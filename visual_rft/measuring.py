@@ -75,6 +75,9 @@ def _counted(
     return scores | dict(AP=scores.pop("mean"), recall_limit=recall_limit(truth, asked, categories))
 
 # %% ../nbs/14c_measuring.ipynb #m014b
+_DECIDE = ("ask", "thinking", "max_pixels")  # the choices on which answers depend
+
+
 def _limited(processor: ProcessorMixin, max_pixels: int) -> ProcessorMixin:
     """The processor with a limit of pixels, as a copy; itself for no limit."""
     if max_pixels:
@@ -106,11 +109,9 @@ def measure_detection(
     """AP of each category, their mean as `AP`, and the limit of recall; ValueError for a folder of another test."""
     truth, folder = open_truth(annotations), Path(folder)
     categories = categories or [entry["name"] for entry in truth.dataset["categories"]]
-    asked = questions_of(protocol, truth, categories)
+    asked, processor = questions_of(protocol, truth, categories), _limited(processor, protocol.max_pixels)
     config = dict(task="detection", method="test", categories=list(categories), questions=len(asked))
-    asks = dict(ask=protocol.ask, thinking=protocol.thinking, max_pixels=protocol.max_pixels)
-    start_run(folder, config | asks | (details or {}))
-    processor = _limited(processor, protocol.max_pixels)
+    start_run(folder, config | {name: getattr(protocol, name) for name in _DECIDE} | (details or {}))
     texts, score = _answers(model, processor, truth, asked, pictures, protocol, folder, options)
     results = coco_results(truth, asked, texts, score, lambda b, w, h: to_pixels(b, model, processor, (w, h)))
     scores = _counted(protocol, truth, asked, results, categories)
