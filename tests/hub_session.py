@@ -36,14 +36,19 @@ def family_session(family: str, folder: Path) -> dict:
 
 
 def data_session(name: str, folder: Path) -> dict:
-    """Load a published set by name and take a step of training on it."""
+    """Load a published set by name, take a step of each training on it, and test a model on it."""
     from visual_rft.cli import main
     from visual_rft.data import load_rows
 
-    rows = load_rows(name)
-    options = "--steps 1 --save-every 1 --threads 1 --prompts 1 --group 2 --max-completion-length 4".split()
-    status = main(["grpo", "--model", "owner/qwen2_vl", "--data", name, *options, "--out", str(folder / name)])
-    return dict(rows=len(rows), task=rows["task"][0], categories=sorted(set(rows["category"])), grpo=status)
+    rows, place = load_rows(name), folder / name
+    found = dict(rows=len(rows), task=rows["task"][0], categories=sorted(set(rows["category"])))
+    shared = ["--model", "owner/qwen2_vl", "--data", name, "--threads", "1"]
+    for method, more in (("sft", "--batch 2"), ("grpo", "--prompts 1 --group 2 --max-completion-length 4")):
+        options = f"--steps 1 --save-every 1 {more} --out {place / method}"
+        found[method] = main([method, *shared, *options.split()])
+    found["evaluate"] = main(["evaluate", *shared, "--out", str(place / "test")])
+    found["scores"] = sorted(json.loads((place / "test" / "summary.json").read_text(encoding="utf-8")))
+    return found
 
 
 if __name__ == "__main__":

@@ -60,9 +60,11 @@ def test_a_family_goes_the_whole_way(family: str, answers: dict) -> None:
 
 
 @pytest.mark.parametrize("known", PUBLISHED, ids=lambda known: known.name.split("/")[1])
-def test_a_published_set_trains_by_name(known, answers: dict) -> None:
+def test_a_published_set_goes_the_whole_way_by_name(known, answers: dict) -> None:
     found = answers["data"][known.name]
-    assert (found["rows"], found["task"], found["grpo"]) == (2, known.task, 0)
+    assert (found["rows"], found["task"]) == (2, known.task)
+    assert [found[step] for step in ("sft", "grpo", "evaluate")] == [0, 0, 0]
+    assert ("accuracy" if known.task == "classification" else "AP50") in found["scores"]
     assert found["categories"] == (sorted(CLASSES) if known.task == "classification" else ["fire hydrant"])
 
 

@@ -271,6 +271,13 @@ def test_records_of_gpu_runs_are_read_as_they_lie(gpu_runs: Path) -> None:
     assert two[3] == "no GPU: a rehearsal" and two[6] == "not tested"
 
 
+def test_a_test_beside_the_runs_is_passed_over(gpu_runs: Path) -> None:
+    """As `visual-rft evaluate --annotations … --out` leaves one, in the words of README."""
+    (gpu_runs / "first-test").mkdir()
+    write_json(gpu_runs / "first-test" / "config.json", dict(task="detection", method="test", questions=9, ask="all"))
+    assert [record.name for record in ledger.gpu_records(gpu_runs)] == ["first", "second"]
+
+
 def test_a_score_without_its_machine_is_no_record(gpu_runs: Path) -> None:
     (gpu_runs / "second" / "env.json").unlink()
     with pytest.raises(FileNotFoundError, match="env.json"):

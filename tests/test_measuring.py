@@ -9,6 +9,7 @@ from PIL import Image
 
 from visual_rft import measuring
 from visual_rft.cli import main
+from visual_rft.families import limits_of
 from visual_rft.measuring import Protocol, measure_detection, questions_of
 from visual_rft.protocols import open_truth
 
@@ -74,6 +75,21 @@ def test_other_questions_need_another_folder(tiny, coco: Path, monkeypatch) -> N
             measure(tiny, coco, other)
 
 
+def test_the_limit_of_pixels_reaches_the_pictures_and_the_frame(tiny, coco: Path, monkeypatch) -> None:
+    before, seen = limits_of(tiny[1]), []
+
+    def honest(model, processor, rows, folder) -> list[str]:
+        seen.append(limits_of(processor)["max_pixels"])
+        return rows["solution"]
+
+    monkeypatch.setattr(measuring, "answer_sharded", honest)
+    few, many = (measure(tiny, coco, Protocol(max_pixels=n), f"{n}") for n in (2048, 0))
+    assert seen == [2048, before["max_pixels"]] and limits_of(tiny[1]) == before
+    assert 0 <= few["AP"] <= many["AP"] > 0.6  # a coarser frame of the family that counts pixels rounds more
+    with pytest.raises(ValueError, match="max_pixels was 2048, now 4096"):
+        measure(tiny, coco, Protocol(max_pixels=4096), "2048")
+
+
 def test_lvis_needs_what_only_lvis_says(tiny, coco: Path, monkeypatch) -> None:
     monkeypatch.setattr(measuring, "answer_sharded", lambda model, processor, rows, folder: rows["solution"])
     with pytest.raises(ValueError, match="not annotations of LVIS"):
@@ -104,5 +120,7 @@ def test_the_command_line_measures(coco: Path, tiny_folder: str, capsys) -> None
     assert set(json.loads(capsys.readouterr().out)) == {"cat", "stop sign", "AP", "recall_limit"}
     config = json.loads((coco / "cli" / "config.json").read_text())
     assert (config["ask"], config["thinking"], config["questions"]) == ("present", False, 4)
+    assert main([*words, "--max-pixels", "4096", "--ask", "present", "--out", str(coco / "few")]) == 0
+    assert json.loads((coco / "few" / "config.json").read_text())["max_pixels"] == 4096
     assert main([*words, "--scorer", "voc", "--out", str(coco / "cli")]) == 2
     assert "scorer is one of coco, lvis" in capsys.readouterr().err

@@ -10,7 +10,8 @@ from transformers import AutoModelForImageTextToText
 from visual_rft import planning
 from visual_rft.benchmark import count_operations
 from visual_rft.cli import main
-from visual_rft.models import FAMILIES
+from visual_rft.doctor import WEIGHTS
+from visual_rft.models import FAMILIES, _four_bits
 from visual_rft.planning import GPU, GPUS, PUBLISHED, Plan, configuration, count_parameters, estimate
 from visual_rft.rollouts import group_rows
 from visual_rft.settings import PlanSettings
@@ -142,7 +143,19 @@ def test_adapters_need_no_reference_and_four_bits_less_weights() -> None:
     assert adapters.phases["training"]["reference"] == 0 and adapters.trained < adapters.parameters / 10
     assert adapters.phases["update"]["gradients"] == 4 * adapters.trained  # adapters are float32
     assert packed.phases["update"]["gradients"] == 2 * packed.trained  # bfloat16 above 4 bits
-    assert packed.phases["training"]["weights"] < adapters.phases["training"]["weights"] * 0.6
+    assert packed.phases["training"]["weights"] < adapters.phases["training"]["weights"] * 0.65
+
+
+@pytest.mark.parametrize("size", ["2B", "7B"])
+def test_four_bits_hold_what_is_loaded_in_4_bits(size: str, monkeypatch) -> None:
+    """The matrices of the language model: `models.load` leaves out the tower and the output layer."""
+    monkeypatch.setattr("visual_rft.models.find_spec", lambda name: object())  # as if bitsandbytes were there
+    assert set(_four_bits(torch.bfloat16).llm_int8_skip_modules) == {"visual", "lm_head"}
+    config = configuration(f"Qwen/Qwen2-VL-{size}-Instruct")
+    plain, packed = (planning._sizes(config, PlanSettings(lora_rank=64, quantised=quantised))
+                     for quantised in (False, True))  # fmt: skip
+    saved = (plain.weights - plain.trained_bytes) - (packed.weights - packed.trained_bytes)
+    assert saved == pytest.approx(WEIGHTS[size][1] * (2 - planning.FOUR_BITS), rel=1e-6)
 
 
 def test_sharing_and_checkpoints_save_activations() -> None:

@@ -51,7 +51,7 @@ def faults(path: Path) -> list[str]:
     if path.stat().st_size > 500_000:
         found.append(f"{path.stat().st_size // 1000} kB (at most 500)")
     graded = [text for text in code if re.search(r"\bgrade\(", text)]
-    if not any(re.search(r"\d: \.\.\.,", text) for text in graded) or not any(".right ==" in text for text in graded):
+    if not any(re.search(r"\d: \.\.\.", text) for text in graded) or not any(".right ==" in text for text in graded):
         found.append("no graded exercise, or no cell that checks its solution")
     for word in ("## Summary", "## Exercises", "**Time**", "**You need**"):
         if word not in prose:

@@ -185,7 +185,8 @@ def _measure(arguments: argparse.Namespace, command: str) -> dict[str, float]:
     from visual_rft.measuring import Protocol, measure_detection
 
     model, processor = open_model(arguments.model, arguments.dtype)
-    protocol = Protocol(arguments.ask, arguments.score, arguments.scorer, not arguments.plain_question)
+    protocol = Protocol(arguments.ask, arguments.score, arguments.scorer, not arguments.plain_question,
+                        arguments.max_pixels)
     details = dict(model=arguments.model or "tiny-vlm", command=command)
     folder = arguments.out or "runs/measure"
     return measure_detection(model, processor, arguments.annotations, arguments.pictures, arguments.categories,
@@ -204,7 +205,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
         scores = _measure(arguments, command)
     else:
         scores = evaluate(arguments.model, arguments.task, arguments.data, arguments.out, arguments.threads, command,
-                          arguments.dtype)
+                          arguments.dtype, arguments.max_pixels)
     if first_process():
         print(json.dumps(scores, indent=1))
 
@@ -408,6 +409,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
                                "unseen-artists, creatures or grounding (default: %(default)s)")
     evaluate.add_argument("--dtype", default="float32", metavar="NAME",
                           help="of the weights: float32, bfloat16 or float16 (default: %(default)s)")
+    evaluate.add_argument("--max-pixels", type=int, default=0, metavar="N",
+                          help="a larger picture is shrunk; 0 for the limit of the processor (default: %(default)s)")
     evaluate.add_argument("--data", default="", metavar="FILE", help="your own rows instead, as for training")
     evaluate.add_argument("--out", default="", metavar="FOLDER",
                           help="keep answers and scores there, and go on from them")

@@ -44,9 +44,11 @@ def _place(name: str) -> str:
 def open_model(
     name: str,  # a shipped name, folder or hub name; the tiny VLM when empty
     dtype: str = "float32",  # of the weights, one of `models.DTYPES`
+    max_pixels: int = 0,  # a larger picture is shrunk; 0 for the limit of the processor
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A model and its processor, to be asked and not to be trained."""
-    return models.load(_place(name), models.stored_dtype(dtype, lora_rank=1))  # as frozen weights below adapters
+    stored = models.stored_dtype(dtype, lora_rank=1)  # as frozen weights below adapters
+    return models.load(_place(name), stored, max_pixels=max_pixels)
 
 
 def weights_hash(name: str) -> str:
@@ -165,16 +167,18 @@ def evaluate(
     threads: int = 2,  # CPU threads
     command: str = "",  # the command line, for the record
     dtype: str = "float32",  # of the weights; bfloat16 is quicker on most GPUs
+    max_pixels: int = 0,  # a larger picture is shrunk; 0 for the limit of the processor
 ) -> dict[str, float]:
     """Score one model on one benchmark, or on rows of one's own."""
     torch.set_num_threads(threads)
     rows = load_rows(path) if path else miniature.benchmark(task)
-    model, processor = open_model(name, dtype)
+    model, processor = open_model(name, dtype, max_pixels)
     if not folder:
         framed = framed_rows(rows, model, processor)
         return score_rows(framed, answer_rows(model, processor, framed))
     config = dict(task=path or task, method="base", shots=0, seed=0, model=name or "tiny-vlm", command=command)
-    start_run(folder, config | dict(model_hash=weights_hash(name), data_hash=data_hash(rows)))
+    config |= dict(model_hash=weights_hash(name), data_hash=data_hash(rows))
+    start_run(folder, config | (dict(max_pixels=max_pixels) if max_pixels else {}))
     return score_once(model, processor, rows, folder)
 
 # %% ../nbs/15_experiments.ipynb #c046

@@ -547,6 +547,8 @@ def gpu_records(
     found = []
     for path in sorted(Path(folder).glob("*/config.json")):
         run, config = path.parent, read_json(path)
+        if "settings" not in config:  # of a test
+            continue
         found.append(GPURecord(
             run.name, config.get("recipe", ""), config.get("size", ""), read_json(run / "env.json").get("gpu") or "",
             config["rows"], config["settings"]["steps"], _scores(run / "before" / "summary.json"),

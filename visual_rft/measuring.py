@@ -5,6 +5,7 @@
 # %% ../nbs/14c_measuring.ipynb #m003
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .families import framed_rows, to_pixels
+from .models import limit_pixels
 from visual_rft.protocols import (
     Question, answer_probabilities, answer_sharded, ask_all, ask_listed, ask_present, coco_ap, coco_results, lvis_ap,
     open_truth, question_rows, recall_limit,
@@ -34,6 +36,7 @@ class Protocol:
     score: str = "stated"  # of a box: stated, one, or token for the mean probability of the answer's tokens
     scorer: str = "coco"  # one of SCORERS
     thinking: bool = True  # ask for a think part
+    max_pixels: int = 0  # a larger picture is shrunk; 0 for the limit of the processor
 
     def __post_init__(self) -> None:
         if self.score not in ("stated", "one", "token"):
@@ -72,6 +75,16 @@ def _counted(
     return scores | dict(AP=scores.pop("mean"), recall_limit=recall_limit(truth, asked, categories))
 
 # %% ../nbs/14c_measuring.ipynb #m014b
+_DECIDE = ("ask", "thinking", "max_pixels")  # the choices on which answers depend
+
+
+def _limited(processor: ProcessorMixin, max_pixels: int) -> ProcessorMixin:
+    """The processor with a limit of pixels, as a copy; itself for no limit."""
+    if max_pixels:
+        limit_pixels(processor := copy.deepcopy(processor), max_pixels)
+    return processor
+
+
 def _answers(
     model: PreTrainedModel, processor: ProcessorMixin, truth: COCO, asked: list[Question], pictures: str | Path,
     protocol: Protocol, folder: Path, options: dict
@@ -96,9 +109,9 @@ def measure_detection(
     """AP of each category, their mean as `AP`, and the limit of recall; ValueError for a folder of another test."""
     truth, folder = open_truth(annotations), Path(folder)
     categories = categories or [entry["name"] for entry in truth.dataset["categories"]]
-    asked = questions_of(protocol, truth, categories)
+    asked, processor = questions_of(protocol, truth, categories), _limited(processor, protocol.max_pixels)
     config = dict(task="detection", method="test", categories=list(categories), questions=len(asked))
-    start_run(folder, config | dict(ask=protocol.ask, thinking=protocol.thinking, **(details or {})))
+    start_run(folder, config | {name: getattr(protocol, name) for name in _DECIDE} | (details or {}))
     texts, score = _answers(model, processor, truth, asked, pictures, protocol, folder, options)
     results = coco_results(truth, asked, texts, score, lambda b, w, h: to_pixels(b, model, processor, (w, h)))
     scores = _counted(protocol, truth, asked, results, categories)

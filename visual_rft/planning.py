@@ -477,8 +477,8 @@ def _sizes(config: PreTrainedConfig, settings: PlanSettings) -> _Sizes:
     model = _meta_model(config, settings)
     weights, text = set(model.parameters()), set(model.model.language_model.parameters()) | {model.lm_head.weight}
     trained = {weight for weight in weights if weight.requires_grad}
-    linear = {part.weight for part in model.modules() if isinstance(part, torch.nn.Linear)}
-    small = linear - trained - {model.lm_head.weight} if settings.quantised else set()
+    linear = {part.weight for part in model.model.language_model.modules() if isinstance(part, torch.nn.Linear)}
+    small = linear - trained if settings.quantised else set()
     wide = 2 if settings.quantised else 0  # bytes of an adapter's number above 4-bit weights
     trained_bytes = sum(weight.numel() * (wide or weight.itemsize) for weight in trained)
     pieces = [*_layers(model)["text"], model.lm_head]
