@@ -9,6 +9,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -485,12 +486,18 @@ def recorded_gains(
     return [comparison for comparison in found if comparison.gains]
 
 # %% ../nbs/16_ledger.ipynb #c123
+@cache
+def _recipes() -> list[Recipe]:
+    """All recipes that ship with the package, read once."""
+    return [read_recipe(name) for name in recipe_names()]
+
+
 def row_recipes(
     row: Row,  # of the paper
 ) -> list[Recipe]:
     """The recipes of all trainings behind a row; none where nothing was trained or the pictures are not public."""
     place = (row.table, row.model, row.setting, row.method)
-    return [recipe for recipe in map(read_recipe, recipe_names()) if place in recipe.rows]
+    return [recipe for recipe in _recipes() if place in recipe.rows]
 
 
 def missing_data(
