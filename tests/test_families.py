@@ -11,6 +11,7 @@ from checkpoints import FAMILIES as WRITTEN
 from checkpoints import write_checkpoint
 from PIL import Image
 from test_hub import PAPER_PROMPT
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from visual_rft import models
 from visual_rft.advantages import group_advantages, total_reward
@@ -116,6 +117,17 @@ def test_adapters_sit_in_every_layer_that_is_asked_for(published) -> None:
         assert len(language) == 2 * 7  # two layers: four projections of attention, three of the feed-forward part
         assert {name.split(".")[0] for name in tower} == ({"0", "1"} if vision else set())
         assert len(tower) >= 2 * 4 * vision
+
+
+def test_four_bits_take_the_language_model_and_nothing_else(published, monkeypatch) -> None:
+    """By Transformers' own rule, which reads names from their first letter."""
+    _, _, model, _ = published
+    monkeypatch.setattr(models, "find_spec", lambda name: object())  # as if bitsandbytes were there
+    left_out = models._four_bits(torch.bfloat16).llm_int8_skip_modules
+    layers = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    packed = {name for name in layers if should_convert_module(name, left_out)}
+    assert packed == {name for name in layers if re.match(r"model\.(language_model|text_model)\.", name)}
+    assert len(packed) == 2 * 7 < len(layers)
 
 
 def test_a_frozen_tower_does_not_move(published) -> None:

@@ -277,6 +277,7 @@ def test_vllm_is_asked_of_trl(monkeypatch, tmp_path: Path) -> None:
 
 
 def test_four_bits_are_asked_of_bitsandbytes(monkeypatch) -> None:
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="bitsandbytes"):
         models.load(models.tiny_folder(), quantised=True)
     asked = {}
@@ -287,10 +288,25 @@ def test_four_bits_are_asked_of_bitsandbytes(monkeypatch) -> None:
     models.load(models.tiny_folder(), torch.float16, quantised=True)
     config = asked["quantization_config"]
     assert isinstance(config, BitsAndBytesConfig) and config.load_in_4bit and config.bnb_4bit_quant_type == "nf4"
-    assert config.bnb_4bit_compute_dtype == torch.float16 and "visual" in config.llm_int8_skip_modules
+    assert config.bnb_4bit_compute_dtype == torch.float16
     asked.clear()
     models.load(models.tiny_folder())
     assert "quantization_config" not in asked
+
+
+def test_four_bits_train_with_the_real_bitsandbytes(tmp_path: Path) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="an extra: pip install visual_rft[quantised]")
+    model, _ = models.load(models.tiny_folder(), quantised=True)
+    layers = {name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    packed = {name for name, part in model.named_modules() if isinstance(part, bitsandbytes.nn.Linear4bit)}
+    assert packed == {name for name in layers if "language_model" in name} and layers - packed
+    rows = miniature.few_shot_rows(shots=1, categories=miniature.FEW_SHOT[:1])
+    settings = GRPOSettings(steps=1, prompts=1, group=2, warmup=0, max_completion_length=6, lora_rank=2, quantised=True,
+                            dtype="bfloat16", learning_rate=1e-2)
+    trained, _ = experiments.fine_tune("grpo", "", rows, settings, tmp_path, rewards=[_uneven])
+    start, changed = models.load(models.tiny_folder(), torch.bfloat16)[0].state_dict(), trained.state_dict()
+    moved = {name for name in start if not torch.equal(start[name], changed[name])}
+    assert moved and all("language_model" in name for name in moved)  # merged onto the start in 16 bits
 
 
 def test_a_start_in_four_bits_is_loaded_anew_to_be_merged(tmp_path: Path) -> None:

@@ -35,6 +35,14 @@ def test_the_wheel_holds_the_pictures_and_the_model(wheel: Path) -> None:
     assert wheel.stat().st_size < 20_000_000
 
 
+def test_four_bits_are_an_extra(wheel: Path) -> None:
+    content = zipfile.ZipFile(wheel)
+    (path,) = (name for name in content.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = content.read(path).decode().splitlines()
+    asked = [line for line in lines if line.startswith("Requires-Dist: bitsandbytes")]
+    assert "Provides-Extra: quantised" in lines and len(asked) == 1 and 'extra == "quantised"' in asked[0]
+
+
 def test_the_tiny_vlm_is_small() -> None:
     assert (ROOT / "data" / "assets" / "tiny-vlm" / "model.safetensors").stat().st_size <= 12_000_000
 

@@ -191,12 +191,16 @@ def limit_pixels(
     images.size = SizeDict(shortest_edge=least, longest_edge=max_pixels)
 
 # %% ../nbs/08_models.ipynb #c055d
+_WHOLE = [r"model\.(visual|vision_model|vision_tower|connector|multi_modal_projector)", "lm_head"]  # never in 4 bits
+
+
 def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
     """Weights of the language model in 4 bits (QLoRA, arXiv 2305.14314); the vision tower and the head stay as they are."""
     if find_spec("bitsandbytes") is None:
-        raise ValueError("quantised weights need the package bitsandbytes, which is not installed")
+        raise ValueError("quantised weights need the package bitsandbytes, which is not installed; "
+                         "the extra of that name brings it: pip install visual_rft[quantised]")
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=["visual", "lm_head"])
+                              bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=_WHOLE)
 
 
 def load(
