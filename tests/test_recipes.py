@@ -243,10 +243,12 @@ def test_records_keep_their_words() -> None:
     assert set(recorded(SFTSettings(steps=7))) == set(asdict(SFTSettings())) - set(LARGE)
 
 
-@pytest.mark.parametrize(("dtype", "bf16", "fp16"), [
-    ("float32", True, False), ("bfloat16", True, False), ("float16", False, True)])
-def test_the_arithmetic_on_a_gpu(dtype: str, bf16: bool, fp16: bool, monkeypatch) -> None:
+@pytest.mark.parametrize(("dtype", "card", "bf16", "fp16"), [
+    ("float32", (8, 0), True, False), ("bfloat16", (8, 9), True, False), ("float16", (8, 0), False, True),
+    ("float32", (7, 5), False, True), ("bfloat16", (7, 5), True, False)])
+def test_the_arithmetic_on_a_gpu(dtype: str, card: tuple, bf16: bool, fp16: bool, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: card)
     options = trainer.shared_options(GRPOSettings(dtype=dtype), "x")
     assert (options["bf16"], options["fp16"], options["use_cpu"]) == (bf16, fp16, False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

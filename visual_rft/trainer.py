@@ -292,6 +292,14 @@ def chat_rows(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.add_column("prompt", [[{"role": "user", "content": text}] for text in rows["problem"]])
 
 # %% ../nbs/12_trainer.ipynb #c040
+def _arithmetic(dtype: str) -> dict[str, bool]:
+    """TRL's bf16 and fp16 for weights of a number format: neither on a CPU, float16 where a card has no bfloat16."""
+    if not torch.cuda.is_available():
+        return dict(bf16=False, fp16=False)
+    old = dtype == "float32" and torch.cuda.get_device_capability() < (8, 0)  # a T4 has 7.5
+    return dict(bf16=not old and dtype != "float16", fp16=old or dtype == "float16")
+
+
 def shared_options(
     settings: GRPOSettings | SFTSettings,  # of a run
     folder: str | Path,  # of its checkpoints
@@ -306,7 +314,7 @@ def shared_options(
         save_total_limit=1, logging_steps=1, report_to=chosen_trackers(settings.report), disable_tqdm=True,
         gradient_accumulation_steps=settings.accumulate, gradient_checkpointing=settings.checkpointing,
         gradient_checkpointing_kwargs=dict(use_reentrant=False) if settings.checkpointing else None,
-        use_cpu=cpu, bf16=not cpu and settings.dtype != "float16", fp16=not cpu and settings.dtype == "float16",
+        use_cpu=cpu, **_arithmetic(settings.dtype),
     )
 
 # %% ../nbs/12_trainer.ipynb #c040b
