@@ -547,17 +547,28 @@ def test_published_limits_in_tokens() -> None:
 # ---------------------------------------------------------------------------------------------------- shards
 
 
-def test_two_processes_answer_as_one(shipped, scenes, tmp_path) -> None:
-    script, folder = Path(__file__).with_name("two_answerers.py"), tmp_path / "two"
-    shared = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29519", OMP_NUM_THREADS="1")  # as torchrun says
-    command = [sys.executable, str(script), str(folder), "8"]
-    environments = [os.environ | shared | dict(RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+def two_answerers(folder: Path, shared: str, port: str) -> None:
+    """Answer eight scenes in two processes, as torchrun starts them."""
+    env = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
+    command = [sys.executable, str(Path(__file__).with_name("two_answerers.py")), str(folder), "8", shared]
+    environments = [os.environ | env | dict(RANK=rank, LOCAL_RANK=rank) for rank in "01"]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=each) for each in environments]
     for process in running:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors[-3000:]
-    assert read_completions(folder) == answer_rows(*shipped, scenes, **OPTIONS)
-    assert [len(read_completions(folder / f"shard-{i}-of-2")) for i in range(2)] == [4, 4]
+
+
+def test_two_processes_answer_as_one(shipped, scenes, tmp_path) -> None:
+    two_answerers(tmp_path, "rows", "29519")
+    assert read_completions(tmp_path) == answer_rows(*shipped, scenes, **OPTIONS)
+    assert [len(read_completions(tmp_path / f"shard-{i}-of-2")) for i in range(2)] == [4, 4]
+
+
+def test_two_processes_with_half_a_model_each_answer_as_one(shipped, scenes, tmp_path) -> None:
+    expected = answer_rows(*shipped, scenes, **OPTIONS)
+    (tmp_path / "completions.jsonl").write_text(json.dumps(expected[0]) + "\n", encoding="utf-8")  # as after a kill
+    two_answerers(tmp_path, "blocks", "29520")
+    assert read_completions(tmp_path) == expected
 
 
 def test_shards_resume_and_gaps_are_named(shipped, scenes, tmp_path) -> None:

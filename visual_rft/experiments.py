@@ -23,7 +23,7 @@ from .data import load_rows
 from .evaluation import answer_rows, read_completions, score_rows
 from .families import framed_rows, plain_model
 from .figures import answers_figure
-from .protocols import answer_sharded
+from .protocols import answer_sharded, answer_together
 from .records import first_process, read_json, read_log, sole_use, start_run, write_json, write_text
 from .rewards import Reward
 from .settings import CompareSettings, GRPOSettings, SFTSettings, recorded
@@ -135,8 +135,10 @@ def trained_seconds(folder: Path) -> float:
 
 # %% ../nbs/15_experiments.ipynb #c038
 def _answers(model: PreTrainedModel, processor: ProcessorMixin, rows: datasets.Dataset, folder: Path) -> list[str]:
-    """An answer for every row, kept in a folder; processes that a launcher started share the work."""
-    answer = answer_sharded if int(os.environ.get("WORLD_SIZE", 1)) > 1 else answer_rows
+    """An answer for every row, kept in a folder; processes of a launcher share the rows, or under FSDP the model."""
+    answer = answer_rows
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        answer = answer_together if os.environ.get("ACCELERATE_USE_FSDP") == "true" else answer_sharded
     return answer(model, processor, rows, folder=folder)
 
 

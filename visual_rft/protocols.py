@@ -18,10 +18,13 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -29,7 +32,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 __all__ = ['PARTS', 'Question', 'RANGES', 'PIXELS', 'open_truth', 'category_ids', 'ask_all', 'ask_present', 'ask_listed',
            'recall_limit', 'question_rows', 'coco_results', 'token_probability', 'answer_probabilities', 'coco_ap',
            'FederatedEval', 'judged_results', 'lvis_ap', 'naming_scores', 'polygon_mask', 'shape_masks', 'mask_iou',
-           'mean_mask_iou', 'cumulative_mask_iou', 'masks_from_boxes', 'answer_shard', 'merge_shards', 'answer_sharded']
+           'mean_mask_iou', 'cumulative_mask_iou', 'masks_from_boxes', 'answer_shard', 'merge_shards', 'answer_sharded',
+           'shard_blocks', 'answer_together']
 
 # %% ../nbs/14b_protocols.ipynb #p005
 from . import data, prompts
@@ -533,5 +537,38 @@ def answer_sharded(
     state.wait_for_everyone()
     if state.is_main_process:
         merge_shards(rows, folder, state.num_processes)
+    state.wait_for_everyone()
+    return read_completions(folder)
+
+# %% ../nbs/14b_protocols.ipynb #p117b
+def shard_blocks(
+    model: PreTrainedModel,  # on this process's device; changed in place
+) -> int:
+    """Divide every block's weights among the processes (FSDP2); how many blocks. Raises ValueError for none."""
+    blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+    if not blocks:
+        raise ValueError(f"{type(model).__name__} names no blocks that could be divided")
+    mesh = init_device_mesh(model.device.type, (int(os.environ.get("WORLD_SIZE", 1)),))
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)  # or a block stays whole once it was called
+    return len(blocks)
+
+# %% ../nbs/14b_protocols.ipynb #p117f
+def answer_together(
+    model: PreTrainedModel,  # the model to test, on this process's device
+    processor: ProcessorMixin,  # its processor
+    rows: datasets.Dataset,  # image, problem: all rows of the test, the same in every process
+    folder: str | Path,  # of the test, the same in every process
+    **how: int,  # batch and max_new_tokens of `answer_rows`
+) -> list[str]:
+    """Greedy completions for every row by processes that hold a share of each block; all answer all rows."""
+    state, path = PartialState(cpu=model.device.type == "cpu"), Path(folder) / "completions.jsonl"
+    done = [path.read_text(encoding="utf-8").count("\n") if path.is_file() else 0]
+    broadcast_object_list(done)
+    shard_blocks(model)
+    if state.is_main_process:
+        answer_rows(model, processor, rows, folder=folder, **how)
+    else:
+        answer_rows(model, processor, rows.select(range(done[0], len(rows))), **how)
     state.wait_for_everyone()
     return read_completions(folder)
