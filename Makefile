@@ -18,7 +18,7 @@ run: $(READY)
 	$(BIN)/visual-rft compare --out runs/compare
 
 test: $(READY)
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 check: $(READY)
 	$(BIN)/ruff check visual_rft tests tools setup.py

@@ -1,13 +1,15 @@
-"""Shared fixtures: a tiny random model of each family, and deterministic threads."""
+"""Shared fixtures: a tiny random model of each family, and the threads of a worker."""
 
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of programs that tests start
 
 import pytest
 import torch
 
-torch.set_num_threads(max(1, (os.cpu_count() or 1) // 1))
+torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
