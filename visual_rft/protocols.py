@@ -39,6 +39,7 @@ __all__ = ['PARTS', 'Question', 'RANGES', 'PIXELS', 'open_truth', 'category_ids'
 from . import data, prompts
 from .boxes import from_thousandths, to_thousandths
 from .evaluation import answer_rows, read_completions
+from .models import on_device
 from .packing import completion_logps
 from .parsing import parse_detection, split_tags
 from .records import write_text
@@ -555,13 +556,14 @@ def shard_blocks(
 
 # %% ../nbs/14b_protocols.ipynb #p117f
 def answer_together(
-    model: PreTrainedModel,  # the model to test, on this process's device
+    model: PreTrainedModel,  # the model to test
     processor: ProcessorMixin,  # its processor
     rows: datasets.Dataset,  # image, problem: all rows of the test, the same in every process
     folder: str | Path,  # of the test, the same in every process
     **how: int,  # batch and max_new_tokens of `answer_rows`
 ) -> list[str]:
     """Greedy completions for every row by processes that hold a share of each block; all answer all rows."""
+    on_device(model)  # before its blocks are divided there
     state, path = PartialState(cpu=model.device.type == "cpu"), Path(folder) / "completions.jsonl"
     done = [path.read_text(encoding="utf-8").count("\n") if path.is_file() else 0]
     broadcast_object_list(done)
