@@ -3,6 +3,7 @@
 import copy
 import importlib.metadata
 import runpy
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -403,6 +404,12 @@ def test_a_table_is_trained_recipe_by_recipe(monkeypatch, tmp_path: Path, capsys
     assert "table3-2b-4shot-sft: finished" in said and all(f"{name}: left out" in said for name in fetched)
     for line in ran:  # each is a line that the command line itself understands
         assert cli._parsed(line[1:]).out == str(tmp_path / line[line.index("--recipe") + 1])
+    scoring = [shlex.split(line) for line in said.splitlines() if line.startswith("visual-rft evaluate")]
+    assert len(scoring) == sum(len(recipes.read_recipe(name).tests) for name in names)
+    parsed = [cli._parsed(line[1:]) for line in scoring]
+    assert {line.scorer for line in parsed} == {"coco", "lvis-all-ranges"}
+    assert "float16" in {line.dtype for line in parsed}
+    assert {Path(line.model).parent.name for line in parsed} == set(names)
     code[0] = 1
     assert cli.main(words) == 2 and "goes on where it stopped" in capsys.readouterr().err
     assert cli.main(["reproduce", "probes", "--gpu", "t4"]) == 2

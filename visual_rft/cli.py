@@ -259,7 +259,7 @@ def _reproduce_on_gpu(task: str, size: str, folder: str) -> None:
     """Train the recipes behind the tables of a task one after the other, each in processes of its own."""
     from pathlib import Path
 
-    from visual_rft.recipes import table_commands
+    from visual_rft.recipes import evaluate_commands, read_recipe, table_commands
 
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # where visual-rft lies
     for name, line in table_commands(task, size, folder).items():
@@ -271,6 +271,9 @@ def _reproduce_on_gpu(task: str, size: str, folder: str) -> None:
             print(f"{name}: {line}", flush=True)
             if subprocess.run(shlex.split(line), env=os.environ | {"PATH": path}).returncode:
                 raise ValueError(f"{name} broke off; the same command goes on where it stopped")
+    print("To score them, fetch the test pictures (notebooks 06a and 14b) and put them in place of the capitals:")
+    for name in table_commands(task, size, folder):
+        print(*evaluate_commands(read_recipe(name), size, f"{folder}/{name}"), sep="\n")
 
 # %% ../nbs/19_cli.ipynb #c022e
 def _plan(arguments: argparse.Namespace):

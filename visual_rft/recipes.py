@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from .miniature import asset_path
 from .settings import GRPOSettings, PlanSettings, SFTSettings
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'SOURCES', 'TABLES', 'Data', 'Test', 'Size', 'Recipe', 'recipe_names', 'read_recipe', 'settings_of',
-           'plan_of', 'launch_command', 'table_commands']
+__all__ = ['PROTOCOLS', 'SOURCES', 'TABLES', 'SCORERS', 'Data', 'Test', 'Size', 'Recipe', 'recipe_names', 'read_recipe',
+           'settings_of', 'plan_of', 'launch_command', 'table_commands', 'evaluate_commands']
 
 # %% ../nbs/17a_recipes.ipynb #c007
 @dataclass(frozen=True)
@@ -272,3 +273,25 @@ def table_commands(
     _one_of(task, TABLES, "table on a GPU")
     wanted = [recipe for recipe in map(read_recipe, recipe_names()) if {row[0] for row in recipe.rows} & set(TABLES[task])]
     return {recipe.name: launch_command(recipe, size, f"{folder}/{recipe.name}") for recipe in wanted}
+
+# %% ../nbs/17a_recipes.ipynb #c053f
+SCORERS = {"coco-ap": "coco", "lvis-ap": "lvis-all-ranges"}  # protocol of a set with annotations -> its scorer
+
+
+def evaluate_commands(
+    recipe: Recipe,  # from `read_recipe`
+    size: str = "a100",  # one of its sizes
+    folder: str = "runs/recipe",  # where it was trained
+) -> list[str]:
+    """The command lines that score a trained model, one for each test; words in capitals stand for files to be fetched."""
+    settings, lines = settings_of(recipe, size), []
+    start = f"visual-rft evaluate --model {folder}/model --dtype {settings.dtype} --max-pixels {settings.max_pixels}"
+    for number, test in enumerate(recipe.tests, start=1):
+        rest = " --data FILE"
+        if test.protocol in SCORERS:
+            rest = f" --annotations FILE --pictures FOLDER --scorer {SCORERS[test.protocol]}"
+            rest += f" --categories {shlex.quote(','.join(test.categories))}" if test.categories else ""
+            rest += " --ask MAP" if test.questions else ""
+            rest += " --plain-question" if recipe.method == "sft" else ""
+        lines.append(f"{start}{rest} --out {folder}-test-{number}")
+    return lines
