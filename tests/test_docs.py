@@ -235,3 +235,11 @@ def test_search_knows_the_pages(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
     found = {entry["location"].split("#")[0] for entry in index if "advantage" in entry["text"].lower()}
     assert {"nbs/05_advantages.html", "api/advantages.html", "docs/cheat_sheet.html", "index.html"} <= found
+
+
+def test_search_knows_chinese_words(site: Path) -> None:
+    """Sentences are divided into words by marks of no width, at which the search divides too."""
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    text = next(entry["text"] for entry in index["docs"] if entry["location"] == "zh/05_advantages.html")
+    words = set(re.split(index["config"]["separator"], text))
+    assert {"奖励", "优势"} <= words and max(len(re.findall("[\u4e00-\u9fff]", word)) for word in words) < 9
