@@ -6,6 +6,7 @@ from importlib.resources import files as files_of
 from pathlib import Path
 
 import chinese
+import jieba
 from docs_api import api_pages
 from markdown.extensions.toc import nest_toc_tokens
 from mkdocs.config.defaults import MkDocsConfig
@@ -39,8 +40,11 @@ def block_math(renderer: IPythonRenderer, body: str) -> str:
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Formulas of notebooks as those of other pages; a section for the pages about functions."""
+    """Formulas of notebooks as those of other pages; words for the search; pages about functions and in Chinese."""
     IPythonRenderer.inline_math, IPythonRenderer.block_math = inline_math, block_math
+    jieba.setLogLevel("WARNING")
+    (ROOT / "build").mkdir(exist_ok=True)
+    jieba.dt.tmp_dir = str(ROOT / "build")  # its dictionary is kept where nobody else writes
     config.nav.insert(-1, {"Functions": [f"api/{name}.md" for name in API]})
     pages = [{f"{name[:2]} {chinese_title(name)}": f"zh/{name}.ipynb"} for name in chinese.MAIN]
     config.nav.insert(-1, {"中文": [{"首页": "docs/zh/README.md"}, *pages]})
