@@ -13,8 +13,9 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer import utils
 
 from visual_rft import miniature
+from visual_rft.records import read_log
 from visual_rft.settings import GRPOSettings
-from visual_rft.trainer import VisualGRPOTrainer, chat_rows, grpo_config
+from visual_rft.trainer import VisualGRPOTrainer, chat_rows, grpo_config, train_grpo
 
 LETTERS = "what is seen in the picture, and where"
 LORA = LoraConfig(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], r=4, init_lora_weights=False)
@@ -230,6 +231,16 @@ def test_a_training_run_equals_trls(tiny_one, tmp_path, settings) -> None:
 
 def parameters(function) -> list[str]:
     return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("settings", [dict(prompts=4), dict(prompts=2, accumulate=2)])
+def test_fewer_rows_than_a_step_needs_are_trained_on(tiny_one, tmp_path, settings) -> None:
+    """TRL's sampler leaves out what does not fill a step, and would train nothing at all."""
+    few = miniature.few_shot_rows(1, 0, miniature.FEW_SHOT[:3])
+    assert len(few) == 3
+    whole = GRPOSettings(steps=2, group=2, max_completion_length=6, save_every=9, **settings)
+    train_grpo(*tiny_one, few, tmp_path, whole)
+    assert read_log(tmp_path / "metrics.csv")["step"] == [1, 2]
 
 
 def test_trl_and_transformers_still_have_what_is_relied_on() -> None:

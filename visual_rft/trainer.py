@@ -31,7 +31,7 @@ from .tracking import chosen_trackers, send_groups
 
 # %% auto #0
 __all__ = ['GRPO_COLUMNS', 'split_images', 'distinct_rows', 'answer_packed', 'shuffle_groups', 'VisualGRPOTrainer', 'chat_rows',
-           'shared_options', 'grpo_config', 'run_trainer', 'train_grpo']
+           'shared_options', 'grpo_config', 'run_trainer', 'fill_step', 'train_grpo']
 
 # %% ../nbs/12_trainer.ipynb #c012
 def split_images(
@@ -355,6 +355,15 @@ def run_trainer(
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(Path(folder) / "model"))
 
+# %% ../nbs/12_trainer.ipynb #c067b
+def fill_step(
+    rows: datasets.Dataset,  # of a training
+    needed: int,  # prompts of a step, over all batches and processes
+) -> datasets.Dataset:
+    """The rows, repeated until they fill a step; as they are when they do."""
+    times = math.ceil(needed / len(rows))
+    return datasets.concatenate_datasets([rows] * times) if times > 1 else rows
+
 # %% ../nbs/12_trainer.ipynb #c069
 def train_grpo(
     model: PreTrainedModel,  # the start; trained in place
@@ -371,8 +380,9 @@ def train_grpo(
     args.reward_weights = [1.0] * len(paid) + [0.0] * len(watched)
     columns = {f"rewards/{reward.__name__}/mean": reward.__name__ for reward in paid} | GRPO_COLUMNS
     columns |= {f"rewards/{reward.__name__}/mean": f"watched_{reward.__name__}" for reward in watched}
+    filled = fill_step(chat_rows(rows), settings.prompts * settings.accumulate * args.world_size)
     trainer = VisualGRPOTrainer(
-        model=model, processing_class=processor, train_dataset=chat_rows(rows), args=args,
+        model=model, processing_class=processor, train_dataset=filled, args=args,
         reward_funcs=[*paid, *watched], callbacks=[RecordCallback(folder, "GRPO", columns)],
     )
     trainer.group_log = GroupLog(folder)
