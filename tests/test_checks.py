@@ -158,3 +158,21 @@ def test_the_command_line_checks_a_file(tmp_path: Path, capsys) -> None:
     said = capsys.readouterr().out
     assert said.startswith("1 rows") and "|---|" in said and "1500" in said
     assert main(["check", str(tmp_path / "no.jsonl")]) == 2
+
+
+def test_training_refuses_what_no_reward_can_read_and_warns_of_what_is_odd(tmp_path: Path, capsys) -> None:
+    """Swapped corners end it before the first step, pixels are named and trained on, a clean file passes in silence."""
+    PICTURE.save(tmp_path / "picture.png")
+    good = dict(image="picture.png", problem=prompts.detection_prompt("cat"),
+                solution=prompts.completion(prompts.detection_answer([BOX])))
+    for name, box in (("clean", BOX), ("pixels", (10, 10, 1200, 700)), ("swapped", (900, 100, 100, 700))):
+        odd = good | dict(solution=good["solution"].replace(str(list(BOX)), str(list(box))))
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in (good, odd)), encoding="utf-8")
+        train = ["grpo", "--data", str(path), "--out", str(tmp_path / name), "--steps", "1", "--prompts", "1",
+                 "--group", "2", "--max-completion-length", "4"]
+        assert main(train) == (2 if name == "swapped" else 0)
+        said = capsys.readouterr().err
+        assert ("warning: " + str(path) + ", row 2" in said) == (name != "clean")
+        assert ("error: row 2: not a detection solution" in said) == (name == "swapped")
+        assert (tmp_path / name / "metrics.csv").is_file() == (name != "swapped")

@@ -112,6 +112,18 @@ def _hub_name(name: str) -> str:
         raise ValueError(f"recipe {name}: no rows of {data.source} are on the hub; build them and give the file by --data")
     return data.hub
 
+# %% ../nbs/19_cli.ipynb #c020v
+def _warn(rows, name: str) -> None:
+    """Say on stderr that a data set holds rows that teach nothing, or something wrong, and train all the same."""
+    from visual_rft.checks import check_rows
+    from visual_rft.records import first_process
+
+    errors = [finding for finding in check_rows(rows) if finding.level == "error"] if first_process() else []
+    if errors:
+        where = f"row {errors[0].row}: " if errors[0].row else ""
+        more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+        print(f"visual-rft: warning: {name}, {where}{errors[0].text}{more} (visual-rft check tells all)", file=sys.stderr)
+
 
 def _rows(arguments: argparse.Namespace):
     """The training rows: a file of the user's, or those of a study."""
@@ -119,7 +131,9 @@ def _rows(arguments: argparse.Namespace):
     from visual_rft.reproduce import find_study
 
     if arguments.data or arguments.recipe:
-        return load_rows(arguments.data or _hub_name(arguments.recipe))
+        rows = load_rows(arguments.data or _hub_name(arguments.recipe))
+        _warn(rows, arguments.data or arguments.recipe)
+        return rows
     return find_study(arguments.study).train(arguments.shots, arguments.seed, arguments.command != "sft")
 
 # %% ../nbs/19_cli.ipynb #c020g

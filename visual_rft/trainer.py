@@ -31,7 +31,7 @@ from .tracking import chosen_trackers, send_groups
 
 # %% auto #0
 __all__ = ['GRPO_COLUMNS', 'split_images', 'distinct_rows', 'answer_packed', 'shuffle_groups', 'VisualGRPOTrainer', 'chat_rows',
-           'shared_options', 'grpo_config', 'run_trainer', 'fill_step', 'train_grpo']
+           'shared_options', 'grpo_config', 'run_trainer', 'fill_step', 'check_solutions', 'train_grpo']
 
 # %% ../nbs/12_trainer.ipynb #c012
 def split_images(
@@ -364,6 +364,25 @@ def fill_step(
     times = math.ceil(needed / len(rows))
     return datasets.concatenate_datasets([rows] * times) if times > 1 else rows
 
+# %% ../nbs/12_trainer.ipynb #c067e
+def check_solutions(
+    rows: datasets.Dataset,  # of a training
+    rewards: Sequence[Reward],  # that will be paid
+) -> None:
+    """Raises ValueError with the number of the first row, from 1, whose solution a reward cannot read."""
+    for number, (problem, solution) in enumerate(zip(rows["problem"], rows["solution"], strict=True), start=1):
+        try:
+            for reward in rewards:
+                reward(completions=[""], problem=[problem], solution=[solution])
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from None
+
+# %% ../nbs/12_trainer.ipynb #c068a
+def _columns(paid: Sequence[Reward], watched: Sequence[Reward]) -> dict[str, str]:
+    """What TRL logs -> the column of metrics.csv."""
+    columns = {f"rewards/{reward.__name__}/mean": reward.__name__ for reward in paid} | GRPO_COLUMNS
+    return columns | {f"rewards/{reward.__name__}/mean": f"watched_{reward.__name__}" for reward in watched}
+
 # %% ../nbs/12_trainer.ipynb #c069
 def train_grpo(
     model: PreTrainedModel,  # the start; trained in place
@@ -374,16 +393,16 @@ def train_grpo(
     rewards: Sequence[Reward] | None = None,  # instead of the named set
     watched: Sequence[Reward] = (),  # logged as watched_NAME, not paid
 ) -> PreTrainedModel:
-    """Reinforcement fine-tuning of a VLM by GRPO with rewards that a rule can check."""
+    """Reinforcement fine-tuning of a VLM by GRPO; ValueError with the row for a solution that no rule can read."""
     paid = list(rewards or REWARD_SETS[settings.rewards][rows["task"][0]])
+    if not rewards:
+        check_solutions(rows, paid)
     args = grpo_config(settings, folder)
     args.reward_weights = [1.0] * len(paid) + [0.0] * len(watched)
-    columns = {f"rewards/{reward.__name__}/mean": reward.__name__ for reward in paid} | GRPO_COLUMNS
-    columns |= {f"rewards/{reward.__name__}/mean": f"watched_{reward.__name__}" for reward in watched}
     filled = fill_step(chat_rows(rows), settings.prompts * settings.accumulate * args.world_size)
     trainer = VisualGRPOTrainer(
         model=model, processing_class=processor, train_dataset=filled, args=args,
-        reward_funcs=[*paid, *watched], callbacks=[RecordCallback(folder, "GRPO", columns)],
+        reward_funcs=[*paid, *watched], callbacks=[RecordCallback(folder, "GRPO", _columns(paid, watched))],
     )
     trainer.group_log = GroupLog(folder)
     trainer.add_callback(trainer.group_log)
