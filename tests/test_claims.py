@@ -190,7 +190,7 @@ def headline() -> list[str]:
 
 
 def ablated() -> list[str]:
-    """What the text says of three arms of the ablation."""
+    """What the text says of four arms of the ablation."""
     arms = ablations.recorded_arms(RUNS / "studies" / "ablations", RUNS / "studies" / "few-shot-detection")
 
     def shown(name: str) -> str:
@@ -200,7 +200,8 @@ def ablated() -> list[str]:
         gaps = [each["AP"] - base[seed]["AP"] for seed, each in found.items()]
         return reproduce.mean_and_error(gaps).replace("-", "−")
 
-    return [f"are worse ({shown('rewards-paper')} in AP)", f"all weights ({shown('sft-lora-64')} with a search"]
+    return [f"are worse ({shown('rewards-paper')} in AP)", f"all weights ({shown('sft-lora-64')} with a search",
+            f"at temperature 1.5 is worse ({shown('temperature-1.5')})"]
 
 
 def estimates() -> list[str]:
