@@ -41,5 +41,6 @@ clean:
 $(READY): settings.ini setup.py pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; try: make PYTHON=python3.11')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV), which takes a few minutes"
 	$(BIN)/pip install --disable-pip-version-check --quiet $(PIP_ARGS) -e ".[dev]"
 	touch $(READY)

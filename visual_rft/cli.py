@@ -17,7 +17,7 @@ from dataclasses import asdict, fields, replace
 from .settings import LARGE, CompareSettings, GRPOSettings, PlanSettings, PretrainConfig, SFTSettings, Workload
 
 # %% auto #0
-__all__ = ['METHODS', 'DESCRIPTION', 'EPILOG', 'parser', 'main']
+__all__ = ['COUNTS', 'METHODS', 'DESCRIPTION', 'EPILOG', 'parser', 'main']
 
 # %% ../nbs/19_cli.ipynb #c007
 def _positive(text: str) -> int:
@@ -47,6 +47,9 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 # %% ../nbs/19_cli.ipynb #c011
+COUNTS = ("steps", "prompts", "group", "batch", "accumulate", "save_every", "max_completion_length")  # at least 1
+
+
 def _dataclass_options(parser: argparse.ArgumentParser, kind: type) -> None:
     """One option for every field of a settings class, with its default; a yes-or-no field is a pair of switches."""
     large = parser.add_argument_group("large models")
@@ -57,7 +60,8 @@ def _dataclass_options(parser: argparse.ArgumentParser, kind: type) -> None:
             add(name, action=argparse.BooleanOptionalAction, default=False, help=meaning)
             continue
         meaning = f"{meaning} (default: {value!r})".replace("%", "%%")  # argparse fills in %(...)s
-        add(name, type=type(value), default=value, metavar=type(value).__name__.upper(), help=meaning)
+        kind_of = _positive if item.name in COUNTS else type(value)
+        add(name, type=kind_of, default=value, metavar=type(value).__name__.upper(), help=meaning)
 
 
 def _settings(kind: type, arguments: argparse.Namespace, **more: object) -> object:
@@ -97,7 +101,7 @@ def _compare(arguments: argparse.Namespace, command: str) -> None:
     """The few-shot study."""
     from visual_rft.experiments import compare
 
-    compare(_compare_settings(arguments), arguments.out, command)
+    compare(_compare_settings(arguments), arguments.out or f"runs/{'quick' if arguments.quick else 'compare'}", command)
 
 # %% ../nbs/19_cli.ipynb #c020
 METHODS = {"grpo": GRPOSettings, "sft": SFTSettings}
@@ -142,12 +146,15 @@ def _fine_tune(arguments: argparse.Namespace, command: str) -> None:
     import torch
 
     from visual_rft.experiments import fine_tune
+    from visual_rft.records import first_process
 
     torch.set_num_threads(arguments.threads)
     settings = _settings(METHODS[arguments.command], arguments)
     details = dict(recipe=arguments.recipe, size=arguments.size) if arguments.recipe else {}
     fine_tune(arguments.command, arguments.model, _rows(arguments), settings, arguments.out, command,
               data=arguments.data, study=arguments.study, shots=arguments.shots, seed=arguments.seed, **details)
+    if first_process():
+        print(f"trained: {arguments.out}/model; a page about it: visual-rft report {arguments.out}")
 
 # %% ../nbs/19_cli.ipynb #c020b
 def _subparser(whole: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
@@ -378,8 +385,8 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         help="to choose from (default: 1e-4,3e-4,1e-3)")
     add("--grpo-steps", type=_positive, default=GRPOSettings.steps, help=default)
     add("--grpo-learning-rate", type=float, default=GRPOSettings.learning_rate, help=default)
-    add("--out", default="runs/compare", metavar="FOLDER",
-        help="finished parts found there are kept (default: %(default)s)")
+    add("--out", default="", metavar="FOLDER",
+        help="finished parts found there are kept (default: runs/compare, quick: runs/quick)")
 
 # %% ../nbs/19_cli.ipynb #c025r
 def _recipe_options(parser: argparse.ArgumentParser, size: str, meaning: str) -> None:

@@ -319,7 +319,9 @@ def shared_options(
 
 # %% ../nbs/12_trainer.ipynb #c040b
 def grpo_config(settings: GRPOSettings, folder: str | Path) -> GRPOConfig:
-    """TRL's configuration for these settings; raises ValueError when vLLM is asked for and not installed."""
+    """TRL's configuration for these settings; ValueError for unknown rewards, and for vLLM that is not installed."""
+    if settings.rewards not in REWARD_SETS:
+        raise ValueError(f"unknown rewards {settings.rewards!r}; expected one of {', '.join(REWARD_SETS)}")
     if settings.vllm and find_spec("vllm") is None:
         raise ValueError("completions by vLLM need the package vllm, which is not installed")
     return GRPOConfig(
@@ -394,10 +396,10 @@ def train_grpo(
     watched: Sequence[Reward] = (),  # logged as watched_NAME, not paid
 ) -> PreTrainedModel:
     """Reinforcement fine-tuning of a VLM by GRPO; ValueError with the row for a solution that no rule can read."""
+    args = grpo_config(settings, folder)
     paid = list(rewards or REWARD_SETS[settings.rewards][rows["task"][0]])
     if not rewards:
         check_solutions(rows, paid)
-    args = grpo_config(settings, folder)
     args.reward_weights = [1.0] * len(paid) + [0.0] * len(watched)
     filled = fill_step(chat_rows(rows), settings.prompts * settings.accumulate * args.world_size)
     trainer = VisualGRPOTrainer(
