@@ -94,6 +94,14 @@ def first_process() -> bool:
     """Whether this process writes the records: the only one, or the first of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
+# %% ../nbs/07a_records.ipynb #c020c
+def _flat(config: dict, before: str = "") -> dict:
+    """A configuration without tables in it: `settings.steps` instead of steps in settings."""
+    found = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+    return found
+
 # %% ../nbs/07a_records.ipynb #c021
 def start_run(
     folder: str | Path,  # of the run, made when missing
@@ -106,11 +114,11 @@ def start_run(
     if not first_process():
         return folder
     if path.is_file():
-        known = read_json(path)
-        changed = sorted(key for key in {*known, *config} - {"command"} if known.get(key) != config.get(key))
+        known, now = _flat(read_json(path)), _flat(config)
+        changed = sorted(key for key in {*known, *now} - {"command"} if known.get(key) != now.get(key))
         if changed:
             raise ValueError(f"{folder} holds another run: {changed[0]} was {known.get(changed[0])!r}, "
-                             f"now {config.get(changed[0])!r}; choose another folder or remove it")
+                             f"now {now.get(changed[0])!r}; choose another folder or remove it")
         return folder
     write_json(folder / "env.json", environment())
     write_json(path, config)
