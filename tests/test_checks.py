@@ -176,3 +176,20 @@ def test_training_refuses_what_no_reward_can_read_and_warns_of_what_is_odd(tmp_p
         assert ("warning: " + str(path) + ", row 2" in said) == (name != "clean")
         assert ("error: row 2: not a detection solution" in said) == (name == "swapped")
         assert (tmp_path / name / "metrics.csv").is_file() == (name != "swapped")
+
+
+def test_settings_that_cannot_be_are_one_line(tmp_path: Path, capsys) -> None:
+    """No step at all, or rewards that nobody knows, end with code 2 and say what was expected."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["grpo", "--steps", "0", "--out", str(tmp_path / "none")])
+    assert "expected a whole number of at least 1, not 0" in capsys.readouterr().err
+    assert main(["grpo", "--rewards", "foo", "--steps", "1", "--out", str(tmp_path / "foo")]) == 2
+    assert "unknown rewards 'foo'; expected one of robust, paper, released" in capsys.readouterr().err
+
+
+def test_quick_and_whole_studies_have_folders_of_their_own(monkeypatch) -> None:
+    folders = []
+    monkeypatch.setattr("visual_rft.experiments.compare", lambda settings, folder, command: folders.append(folder))
+    for words in ([], ["--quick"], ["--quick", "--out", "mine"]):
+        assert main(["compare", *words]) == 0
+    assert folders == ["runs/compare", "runs/quick", "mine"]
