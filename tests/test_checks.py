@@ -154,9 +154,11 @@ def test_the_command_line_checks_a_file(tmp_path: Path, capsys) -> None:
     solution = "<answer>[{'Position': [10, 10, 1500, 90]}]</answer>"
     row = dict(image="big.png", problem="Find every cat in the image.", solution=solution)
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    assert main(["check", str(tmp_path / "rows.jsonl")]) == 0
+    assert main(["check", str(tmp_path / "rows.jsonl")]) == 1  # an error is among the findings
     said = capsys.readouterr().out
-    assert said.startswith("1 rows") and "|---|" in said and "1500" in said
+    assert said.startswith("1 row\n") and "|---|" in said and "1500" in said
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | dict(solution=solution.replace("1500", "900"))) + "\n")
+    assert main(["check", str(tmp_path / "rows.jsonl")]) == 0 and "warning" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "no.jsonl")]) == 2
 
 
@@ -176,6 +178,7 @@ def test_training_refuses_what_no_reward_can_read_and_warns_of_what_is_odd(tmp_p
         assert ("warning: " + str(path) + ", row 2" in said) == (name != "clean")
         assert ("error: row 2: not a detection solution" in said) == (name == "swapped")
         assert (tmp_path / name / "metrics.csv").is_file() == (name != "swapped")
+    assert main(["evaluate", "--data", str(path)]) == 0 and "corners swapped in (900" in capsys.readouterr().err
 
 
 def test_settings_that_cannot_be_are_one_line(tmp_path: Path, capsys) -> None:
@@ -185,6 +188,32 @@ def test_settings_that_cannot_be_are_one_line(tmp_path: Path, capsys) -> None:
     assert "expected a whole number of at least 1, not 0" in capsys.readouterr().err
     assert main(["grpo", "--rewards", "foo", "--steps", "1", "--out", str(tmp_path / "foo")]) == 2
     assert "unknown rewards 'foo'; expected one of robust, paper, released" in capsys.readouterr().err
+    assert main(["sft", "--dtype", "foo", "--steps", "1", "--out", str(tmp_path / "foo")]) == 2
+    assert "unknown dtype" in capsys.readouterr().err  # and not that the folder holds another run
+    for option in ("--learning-rate", "--temperature"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["grpo", option, "-1", "--out", str(tmp_path / "none")])
+        assert "expected a number above 0, not -1" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["reproduce", "foo"])
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("few-shot-detection", "ablations", "probes"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_finished_training_says_so_and_a_mistyped_start_leaves_no_trace(tmp_path: Path, capsys) -> None:
+    train = ["sft", "--steps", "1", "--batch", "1", "--out", str(tmp_path / "run")]
+    assert main([*train, "--model", "nowhere/at/all"]) == 2
+    assert "model not found: nowhere/at/all is no folder" in capsys.readouterr().err
+    assert main(train) == 0 and capsys.readouterr().out.startswith("trained: ")
+    assert main(train) == 0 and capsys.readouterr().out.startswith("trained before, nothing was left to do: ")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["model"], config["study"], config["shots"]) == ("tiny-vlm", "few-shot-detection", 4)
+    assert "data" not in config
+    assert main(["evaluate", "--model", str(tmp_path / "run")]) == 2
+    assert f"the model of this run is {tmp_path / 'run' / 'model'}" in capsys.readouterr().err
+    assert main(["push", str(tmp_path / "run"), "cats"]) == 2
+    assert "as OWNER/NAME, such as somebody/cats, not 'cats'" in capsys.readouterr().err
 
 
 def test_quick_and_whole_studies_have_folders_of_their_own(monkeypatch) -> None:

@@ -121,6 +121,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
 def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     start_run(tmp_path, dict(steps=3, seed=1, command="a"))
     assert start_run(tmp_path, dict(steps=3, seed=1, command="b")) == tmp_path
+    (tmp_path / "metrics.csv").write_text("step\n1\n")
     with pytest.raises(ValueError, match="holds another run: steps was 3, now 4"):
         start_run(tmp_path, dict(steps=4, seed=1))
     recorded = json.loads((tmp_path / "env.json").read_text())
@@ -128,6 +129,16 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
         recorded["packages"]["torch"] == torch.__version__.split("+")[0]
         or recorded["packages"]["torch"] == torch.__version__
     )
+
+
+def test_a_start_of_which_nothing_came_gives_its_folder_up(tmp_path: Path) -> None:
+    start_run(tmp_path, dict(steps=3, loss="dapoo"))
+    start_run(tmp_path, dict(steps=3, loss="dapo"))
+    assert json.loads((tmp_path / "config.json").read_text()) == dict(steps=3, loss="dapo")
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(ValueError, match="holds another run: loss was 'dapo', now 'grpo'"):
+        start_run(tmp_path, dict(steps=3, loss="grpo"))
+    assert json.loads((tmp_path / "config.json").read_text()) == dict(steps=3, loss="dapo")
 
 
 def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:

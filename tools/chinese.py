@@ -10,11 +10,11 @@ with the cell it belongs to (in README, p and the hash) and the first letters of
 English changes, the hash no longer fits, and tests/test_chinese.py names the piece.
 """
 
+import argparse
 import copy
 import hashlib
 import json
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -115,15 +115,21 @@ def write_notebooks(folder: Path) -> None:
         (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
 
 
-def main(words: list[str]) -> None:
+def main() -> None:
     """Do what the command line says."""
-    if words[:1] == ["todo"]:
-        print(todo(words[1]))
-    elif words[:1] == ["notebooks"]:
-        write_notebooks(Path(words[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("faults", "todo", "notebooks"), default="faults", help="as above")
+    parser.add_argument("which", nargs="?", help="README or a notebook; for notebooks, the folder to write them to")
+    chosen = parser.parse_args()
+    if chosen.what != "faults" and not chosen.which:
+        parser.error(f"{chosen.what} needs one word more")
+    if chosen.what == "todo":
+        print(todo(chosen.which))
+    elif chosen.what == "notebooks":
+        write_notebooks(Path(chosen.which))
     else:
         print("\n".join(fault for name in ("README", *MAIN) for fault in faults(name)) or "everything is translated")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

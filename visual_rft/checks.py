@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from PIL import ExifTags, Image
 
 from . import data, prompts
 from .boxes import area
-from .parsing import PARSERS
+from .parsing import MAX_COORDINATE, PARSERS
 from .sources import Published, shown_size
 
 # %% auto #0
@@ -95,7 +96,28 @@ def _box_faults(box: Sequence[float]) -> list[Fault]:
         return [("error", "units", f"({shown}) goes beyond 1000: pixels where thousandths are expected?")]
     return [("note", "whole picture", f"({shown}) is nearly the whole picture")] if area([box])[0] >= WHOLE else []
 
+# %% ../nbs/06b_checks.ipynb #c017r
+_PLACES = re.compile(r"Position\W{1,5}\[([^\[\]]{0,200})\]")
+_NUMBERS = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?", re.ASCII)
 
+
+def _reason(task: str, answer: str) -> str:
+    """Why the first rejected box of an answer means nothing."""
+    for place in _PLACES.findall(answer) if task == "detection" else [answer]:
+        numbers = [float(text) for text in _NUMBERS.findall(place)]
+        if len(numbers) != 4:
+            return f"({place.strip()[:60]}) is not four numbers"
+        x1, y1, x2, y2 = numbers
+        shown = ", ".join(f"{value:g}" for value in numbers)
+        if x1 > x2 or y1 > y2:
+            return f"corners swapped in ({shown})"
+        if x1 == x2 or y1 == y2:
+            return f"no area in ({shown})"
+        if not (0 <= min(numbers) and max(numbers) < MAX_COORDINATE):
+            return f"numbers out of range in ({shown})"
+    return "no Position, or a Confidence beyond 0 and 1"
+
+# %% ../nbs/06b_checks.ipynb #c017s
 def _solution_faults(task: str, solution: str) -> tuple[list, list[Fault]]:
     """The boxes of a solution, and what is wrong with it."""
     parsed = PARSERS[task](solution, thinking=False)
@@ -103,8 +125,8 @@ def _solution_faults(task: str, solution: str) -> tuple[list, list[Fault]]:
     if parsed.answer is None:
         return [], [("error", "solution", "no answer tags")]
     if parsed.rejected:
-        faults.append(("error", "boxes", f"{parsed.rejected} of {len(boxes) + parsed.rejected} boxes mean nothing: "
-                                         "corners swapped, no area, or no numbers from 0"))
+        text = f"{parsed.rejected} of {len(boxes) + parsed.rejected} boxes mean nothing: {_reason(task, parsed.answer)}"
+        faults.append(("error", "boxes", text))
     elif not (boxes or parsed.no_objects or parsed.name):
         faults.append(("error", "solution", f"nothing that the rule of {task} can read"))
     if parsed.forgiven and (boxes or parsed.no_objects or parsed.name):

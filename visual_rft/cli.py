@@ -11,13 +11,14 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
+from importlib.metadata import version
 
 from .settings import LARGE, CompareSettings, GRPOSettings, PlanSettings, PretrainConfig, SFTSettings, Workload
 
 # %% auto #0
-__all__ = ['COUNTS', 'METHODS', 'DESCRIPTION', 'EPILOG', 'parser', 'main']
+__all__ = ['COUNTS', 'RATES', 'METHODS', 'TABLES', 'DESCRIPTION', 'EPILOG', 'parser', 'main']
 
 # %% ../nbs/19_cli.ipynb #c007
 def _positive(text: str) -> int:
@@ -31,23 +32,32 @@ def _positive(text: str) -> int:
     return value
 
 
+def _above_zero(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):  # NaN fails both comparisons
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text}")
+    return value
+
+
 def _rates(text: str) -> tuple[float, ...]:
     """Learning rates, separated by commas."""
     try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = (0.0,)
-    if not all(0 < value < float("inf") for value in values):  # NaN fails both comparisons
-        raise argparse.ArgumentTypeError(f"expected learning rates above 0, separated by commas, not {text}")
-    return values
+        return tuple(map(_above_zero, text.split(",")))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected learning rates above 0, separated by commas, not {text}") from None
 
-
+# %% ../nbs/19_cli.ipynb #c007n
 def _names(text: str) -> tuple[str, ...]:
     """Names, separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 # %% ../nbs/19_cli.ipynb #c011
 COUNTS = ("steps", "prompts", "group", "batch", "accumulate", "save_every", "max_completion_length")  # at least 1
+RATES = ("learning_rate", "temperature")  # above 0
 
 
 def _dataclass_options(parser: argparse.ArgumentParser, kind: type) -> None:
@@ -60,7 +70,7 @@ def _dataclass_options(parser: argparse.ArgumentParser, kind: type) -> None:
             add(name, action=argparse.BooleanOptionalAction, default=False, help=meaning)
             continue
         meaning = f"{meaning} (default: {value!r})".replace("%", "%%")  # argparse fills in %(...)s
-        kind_of = _positive if item.name in COUNTS else type(value)
+        kind_of = _positive if item.name in COUNTS else _above_zero if item.name in RATES else type(value)
         add(name, type=kind_of, default=value, metavar=type(value).__name__.upper(), help=meaning)
 
 
@@ -70,11 +80,11 @@ def _settings(kind: type, arguments: argparse.Namespace, **more: object) -> obje
     return kind(**(values | more))
 
 # %% ../nbs/19_cli.ipynb #c015
-def _model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, on how many threads."""
+def _model_options(parser: argparse.ArgumentParser, role: str = "the start") -> None:
+    """Which model, and what it is for; on how many threads."""
     parser.add_argument("--model", default="", metavar="NAME",
-                        help="folder or hub name of the start (default: the shipped tiny VLM)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N",
+                        help=f"folder or hub name of {role} (default: the shipped tiny VLM)")
+    parser.add_argument("--threads", type=_positive, default=os.cpu_count() or 1, metavar="N",
                         help="CPU threads (default: all, %(default)s)")
 
 # %% ../nbs/19_cli.ipynb #c018
@@ -118,7 +128,7 @@ def _hub_name(name: str) -> str:
 
 # %% ../nbs/19_cli.ipynb #c020v
 def _warn(rows, name: str) -> None:
-    """Say on stderr that a data set holds rows that teach nothing, or something wrong, and train all the same."""
+    """Say on stderr that a data set holds rows that teach nothing, or something wrong, and go on all the same."""
     from visual_rft.checks import check_rows
     from visual_rft.records import first_process
 
@@ -141,8 +151,18 @@ def _rows(arguments: argparse.Namespace):
     return find_study(arguments.study).train(arguments.shots, arguments.seed, arguments.command != "sft")
 
 # %% ../nbs/19_cli.ipynb #c020g
+def _origin(arguments: argparse.Namespace) -> dict:
+    """Where the rows of a training come from, for its record."""
+    found = dict(recipe=arguments.recipe, size=arguments.size) if arguments.recipe else {}
+    if arguments.data or not arguments.recipe:
+        found |= dict(data=arguments.data) if arguments.data else dict(study=arguments.study, shots=arguments.shots)
+    return found | dict(seed=arguments.seed)
+
+
 def _fine_tune(arguments: argparse.Namespace, command: str) -> None:
     """Fine-tune by the method that the command names."""
+    from pathlib import Path
+
     import torch
 
     from visual_rft.experiments import fine_tune
@@ -150,11 +170,12 @@ def _fine_tune(arguments: argparse.Namespace, command: str) -> None:
 
     torch.set_num_threads(arguments.threads)
     settings = _settings(METHODS[arguments.command], arguments)
-    details = dict(recipe=arguments.recipe, size=arguments.size) if arguments.recipe else {}
+    finished = (Path(arguments.out) / "model" / "model.safetensors").is_file()
     fine_tune(arguments.command, arguments.model, _rows(arguments), settings, arguments.out, command,
-              data=arguments.data, study=arguments.study, shots=arguments.shots, seed=arguments.seed, **details)
+              **_origin(arguments))
     if first_process():
-        print(f"trained: {arguments.out}/model; a page about it: visual-rft report {arguments.out}")
+        done = "trained before, nothing was left to do" if finished else "trained"
+        print(f"{done}: {arguments.out}/model; a page about it: visual-rft report {arguments.out}")
 
 # %% ../nbs/19_cli.ipynb #c020b
 def _subparser(whole: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
@@ -218,6 +239,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     """Score a model."""
     import torch
 
+    from visual_rft.data import load_rows
     from visual_rft.experiments import evaluate
     from visual_rft.records import first_process
 
@@ -225,6 +247,8 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     if arguments.annotations:
         scores = _measure(arguments, command)
     else:
+        if arguments.data:
+            _warn(load_rows(arguments.data), arguments.data)
         scores = evaluate(arguments.model, arguments.task, arguments.data, arguments.out, arguments.threads, command,
                           arguments.dtype, arguments.max_pixels)
     if first_process():
@@ -252,15 +276,17 @@ def _push(arguments: argparse.Namespace, command: str) -> None:
     print(push_model(run / "model" if finished else run, arguments.name, arguments.public, config))
 
 # %% ../nbs/19_cli.ipynb #c022cc
-def _check(arguments: argparse.Namespace, command: str) -> None:
-    """Say what is odd about a data set."""
+def _check(arguments: argparse.Namespace, command: str) -> int:
+    """Say what is odd about a data set; 1 when there is an error among it."""
     from visual_rft.checks import check_rows, findings_table
     from visual_rft.data import load_rows
     from visual_rft.sources import PUBLISHED
 
     known = next((published for published in PUBLISHED if published.name == arguments.data), None)
     rows = load_rows(arguments.data)
-    print(f"{len(rows)} rows\n\n{findings_table(check_rows(rows, arguments.max_pixels, known))}")
+    findings = check_rows(rows, arguments.max_pixels, known)
+    print(f"{len(rows)} row{'s' * (len(rows) != 1)}\n\n{findings_table(findings)}")
+    return int(any(finding.level == "error" for finding in findings))
 
 # %% ../nbs/19_cli.ipynb #c022h
 def _plan_run(arguments: argparse.Namespace, command: str) -> None:
@@ -369,11 +395,19 @@ def _lab(arguments: argparse.Namespace, command: str) -> None:
 
     open_lab([tour, *arguments.options])
 
+# %% ../nbs/19_cli.ipynb #c023c
+def _command(
+    commands: argparse._SubParsersAction, name: str, meaning: str, run: Callable, **more: object
+) -> argparse.ArgumentParser:
+    """A parser for a command, with its meaning as a line of the overview and as the first sentence of its help."""
+    made = commands.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.", **more)
+    made.set_defaults(run=run)
+    return made
+
 # %% ../nbs/19_cli.ipynb #c024
 def _add_compare(commands: argparse._SubParsersAction) -> None:
     """The command `compare`."""
-    compare = commands.add_parser("compare", help="few-shot study: the start, SFT and GRPO on the same pictures")
-    compare.set_defaults(run=_compare)
+    compare = _command(commands, "compare", "few-shot study: the start, SFT and GRPO on the same pictures", _compare)
     _model_options(compare)
     add, default = compare.add_argument, "default: %(default)s"
     add("--quick", action="store_true", help="a few steps and pictures, to see that everything works")
@@ -384,7 +418,7 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     add("--sft-learning-rates", type=_rates, default=(1e-4, 3e-4, 1e-3), metavar="A,B,…",
         help="to choose from (default: 1e-4,3e-4,1e-3)")
     add("--grpo-steps", type=_positive, default=GRPOSettings.steps, help=default)
-    add("--grpo-learning-rate", type=float, default=GRPOSettings.learning_rate, help=default)
+    add("--grpo-learning-rate", type=_above_zero, default=GRPOSettings.learning_rate, help=default)
     add("--out", default="", metavar="FOLDER",
         help="finished parts found there are kept (default: runs/compare, quick: runs/quick)")
 
@@ -400,8 +434,7 @@ def _recipe_options(parser: argparse.ArgumentParser, size: str, meaning: str) ->
 # %% ../nbs/19_cli.ipynb #c026
 def _add_fine_tune(commands: argparse._SubParsersAction, name: str) -> None:
     """The command `grpo` or `sft`."""
-    train = commands.add_parser(name, help=f"fine-tune by {name.upper()}")
-    train.set_defaults(run=_fine_tune)
+    train = _command(commands, name, f"fine-tune by {name.upper()}", _fine_tune)
     _model_options(train)
     train.add_argument("--data", default="", metavar="FILE",
                        help=".jsonl, .json, .parquet, a folder or a name on the hub "
@@ -417,17 +450,15 @@ def _add_fine_tune(commands: argparse._SubParsersAction, name: str) -> None:
 # %% ../nbs/19_cli.ipynb #c026p
 def _add_pretrain(commands: argparse._SubParsersAction) -> None:
     """The command `pretrain`."""
-    pretrain = commands.add_parser("pretrain", help="make the tiny VLM, one stage at a time")
-    pretrain.set_defaults(run=_pretrain)
+    pretrain = _command(commands, "pretrain", "make the tiny VLM, one stage at a time", _pretrain)
     _dataclass_options(pretrain, PretrainConfig)
     pretrain.add_argument("--out", required=True, metavar="FOLDER", help="resumes when it holds a checkpoint")
 
 # %% ../nbs/19_cli.ipynb #c027
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     """The command `evaluate`."""
-    evaluate = commands.add_parser("evaluate", help="score a model")
-    evaluate.set_defaults(run=_evaluate)
-    _model_options(evaluate)
+    evaluate = _command(commands, "evaluate", "score a model", _evaluate)
+    _model_options(evaluate, "the model to score")
     evaluate.add_argument("--task", default="base", metavar="NAME",
                           help="a miniature benchmark: base, designs, novel, few-shot, naming, known-artists, "
                                "unseen-artists, creatures or grounding (default: %(default)s)")
@@ -450,8 +481,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 # %% ../nbs/19_cli.ipynb #c027b
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     """The command `bench`."""
-    bench = commands.add_parser("bench", help="time training steps: ours, TRL's, and the way of the published code")
-    bench.set_defaults(run=_bench)
+    bench = _command(commands, "bench", "time training steps: ours, TRL's, and the way of the published code", _bench)
     bench.add_argument("what", choices=("step", "rollout", "memory", "groups", "profile"),
                        help="whole steps; all before the training pass; memory of the training pass; "
                             "steps in growing groups; the training pass against matrix products")
@@ -463,8 +493,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
 # %% ../nbs/19_cli.ipynb #c027cc
 def _add_check(commands: argparse._SubParsersAction) -> None:
     """The command `check`."""
-    check = commands.add_parser("check", help="what is odd about a data set, before a GPU is spent on it")
-    check.set_defaults(run=_check)
+    check = _command(commands, "check", "what is odd about a data set, before a GPU is spent on it", _check)
     check.add_argument("data", metavar="FILE", help="as for training: a file, a folder or a name on the hub")
     check.add_argument("--max-pixels", type=_positive, default=401_408, metavar="N",
                        help="of a picture; larger ones are shrunk in training (default: %(default)s)")
@@ -472,8 +501,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
 # %% ../nbs/19_cli.ipynb #c027q
 def _add_plan(commands: argparse._SubParsersAction) -> None:
     """The command `plan`."""
-    plan = commands.add_parser("plan", help="does a training fit a GPU, and how long does a step take? (estimates)")
-    plan.set_defaults(run=_plan_run)
+    plan = _command(commands, "plan", "does a training fit a GPU, and how long does a step take? (estimates)", _plan_run)
     _recipe_options(plan, "", "the one that suits the GPU")
     _dataclass_options(plan, PlanSettings)
     add, default = plan.add_argument, "default: %(default)s"
@@ -485,20 +513,20 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
 # %% ../nbs/19_cli.ipynb #3a24af33
 def _add_push(commands: argparse._SubParsersAction) -> None:
     """The command `push`."""
-    push = commands.add_parser("push", help="upload a trained model to the hub")
-    push.set_defaults(run=_push)
+    push = _command(commands, "push", "upload a trained model to the hub", _push)
     push.add_argument("folder", metavar="FOLDER", help="of a finished run, or of a saved model")
     push.add_argument("name", metavar="OWNER/NAME", help="on the hub")
     push.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
 
 # %% ../nbs/19_cli.ipynb #c027c
+TABLES = ("few-shot-detection", "open-vocabulary", "few-shot-classification", "reasoning-grounding", "ablations", "probes")
+
+
 def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     """The command `reproduce`."""
-    table = commands.add_parser("reproduce", help="a table of the paper in miniature: all shots, several seeds")
-    table.set_defaults(run=_reproduce)
+    table = _command(commands, "reproduce", "a table of the paper in miniature: all shots, several seeds", _reproduce)
     add, default = table.add_argument, "default: %(default)s"
-    add("table", metavar="TABLE", help="few-shot-detection, open-vocabulary, few-shot-classification, "
-                                       "reasoning-grounding, ablations or probes")
+    add("table", metavar="TABLE", choices=TABLES, help=f"{', '.join(TABLES[:-1])} or {TABLES[-1]}")
     add("--seeds", type=_positive, default=3, metavar="N", help=default)
     add("--shots", type=_shots, default=(), metavar="A,B,…", help="default: those of the table")
     add("--arms", type=_names, default=(), metavar="A,B,…", help="of the ablations (default: all)")
@@ -513,18 +541,16 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
 # %% ../nbs/19_cli.ipynb #c027d
 def _add_doctor(commands: argparse._SubParsersAction) -> None:
     """The command `doctor`."""
-    commands.add_parser("doctor", help="what will work on this machine, and what will not").set_defaults(run=_doctor)
+    _command(commands, "doctor", "what will work on this machine, and what will not", _doctor)
 
 # %% ../nbs/19_cli.ipynb #c027r
 def _add_report(commands: argparse._SubParsersAction) -> None:
     """The commands `report` and `lab`."""
-    report = commands.add_parser("report", help="one web page about a run: settings, scores, curves, groups, answers")
-    report.set_defaults(run=_report)
+    report = _command(commands, "report", "one web page about a run: settings, scores, curves, groups, answers", _report)
     report.add_argument("folder", metavar="RUN", help="of a training, a test, a comparison or a study")
     report.add_argument("--out", default="", metavar="FILE", help="default: report.html in the folder")
-    lab = commands.add_parser("lab", help="open the notebooks in JupyterLab; its options are passed on",
-                              usage="visual-rft lab [-h] [options of jupyter lab]")
-    lab.set_defaults(run=_lab)
+    _command(commands, "lab", "open the notebooks in JupyterLab; its options are passed on", _lab,
+             usage="visual-rft lab [-h] [options of jupyter lab]")
 
 # %% ../nbs/19_cli.ipynb #c029
 DESCRIPTION = "Visual reinforcement fine-tuning of vision-language models, on a laptop or a GPU."
@@ -544,6 +570,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser("visual-rft", description=DESCRIPTION, epilog=EPILOG,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    main.add_argument("--version", action="version", version=f"visual_rft {version('visual_rft')}")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_compare(commands)
     for name in METHODS:
@@ -582,5 +609,5 @@ def main(
         print(f"visual-rft: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("visual-rft: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\nvisual-rft: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

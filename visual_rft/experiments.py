@@ -99,6 +99,8 @@ def _train(
         processor.save_pretrained(folder / "model")
         if not (folder / "model" / "model.safetensors").is_file():  # an engine with shards has written them together
             model.save_pretrained(folder / "model")
+        for checkpoint in folder.glob("checkpoint-*"):  # no longer needed
+            shutil.rmtree(checkpoint)
     return model, processor
 
 # %% ../nbs/15_experiments.ipynb #c024b
@@ -118,14 +120,12 @@ def fine_tune(
     config |= dict(model_hash=weights_hash(start), data_hash=data_hash(rows), settings=recorded(settings))
     options = {name: given for name, given in dict(rewards=rewards, watched=watched).items() if given}
     own = {name: [reward.__name__ for reward in given] for name, given in options.items()}
-    folder = start_run(folder, config | own | details | dict(command=command))
-    if (folder / "model" / "model.safetensors").is_file():
-        return models.load(str(folder / "model"), models.stored_dtype(settings.dtype, settings.lora_rank))
-    with sole_use(folder):
-        model, processor = _train(method, start, rows, settings, folder, options)
-    for checkpoint in folder.glob("checkpoint-*") if first_process() else ():  # no longer needed
-        shutil.rmtree(checkpoint)
-    return model, processor
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with sole_use(folder):  # from the record on: a second process must not replace it
+        folder = start_run(folder, config | own | details | dict(command=command))
+        if (folder / "model" / "model.safetensors").is_file():
+            return models.load(str(folder / "model"), models.stored_dtype(settings.dtype, settings.lora_rank))
+        return _train(method, start, rows, settings, folder, options)
 
 # %% ../nbs/15_experiments.ipynb #c034
 def trained_seconds(folder: Path) -> float:
@@ -277,7 +277,7 @@ def compare(
     print(f"1/3  the start: {settings.test_scenes + settings.test_negatives} unseen pictures", flush=True)
     results = {"start": _test_start(settings, folder / "base", known, thinking=True),
                "start, plain question": _test_start(settings, folder / "base-plain", known, thinking=False)}
-    print(f"2/3  SFT: {settings.sft.steps} steps, {len(settings.sft_learning_rates)} learning rates", flush=True)
+    print(f"2/3  SFT: {settings.sft.steps} steps, learning rate {', '.join(map(str, settings.sft_learning_rates))}", flush=True)
     rate = _search_sft(settings, folder, command)
     results["SFT"] = _test_arm(settings, _sft_folder(folder, rate), thinking=False)
     print(f"3/3  GRPO: {settings.grpo.steps} steps", flush=True)

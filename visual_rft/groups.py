@@ -164,7 +164,8 @@ def read_groups(
 ) -> list[Group]:
     """The groups that a run kept, in order; raises ValueError for a line that is not a group, naming it."""
     if not (Path(folder) / "groups.jsonl").is_file():
-        raise FileNotFoundError(f"{folder} has no groups.jsonl: expected the folder of a GRPO run")
+        missing = "has no groups.jsonl" if Path(folder).is_dir() else f"is no folder, seen from {Path.cwd()}"
+        raise FileNotFoundError(f"{folder} {missing}: expected the folder of a GRPO run")
     found = []
     for number, line in enumerate(_lines(Path(folder)), start=1):
         try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,13 +168,33 @@ def tiny_vlm(
     return kind(config(text_config=text, vision_config=vision, **_token_ids(tokenizer)))
 
 # %% ../nbs/08_models.ipynb #c055
-def _check_folder(folder: Path) -> None:
-    """Raise FileNotFoundError when a local folder lacks what a model needs."""
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def _check_name(name: str) -> None:
+    """Raise FileNotFoundError for a folder that lacks what a model needs, and for what can be no name on the hub."""
+    folder, trained = Path(name), Path(name) / "model"
+    if not folder.is_dir():
+        if not _HUB_NAME.fullmatch(name):
+            raise FileNotFoundError(f"model not found: {name} is no folder, and no OWNER/NAME of a model on the hub")
+        return
     needed = {"config.json": "config.json", "model*.safetensors": "weights (model*.safetensors)",
               "*processor_config.json": "processor (processor_config.json)"}
     for pattern, what in needed.items():
         if not any(folder.glob(pattern)):
-            raise FileNotFoundError(f"model folder {folder} has no {what}")
+            hint = f"; the model of this run is {trained}" if trained.is_dir() else ""
+            raise FileNotFoundError(f"model folder {folder} has no {what}{hint}")
+
+
+def _processor(name: str) -> ProcessorMixin:
+    """The processor of a model; raises FileNotFoundError in one line for a name that the hub does not give."""
+    try:
+        return AutoProcessor.from_pretrained(name)
+    except OSError as error:
+        if Path(name).is_dir():
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise FileNotFoundError(f"{name}: neither a folder here nor fetched from the hub: {reason}") from None
 
 # %% ../nbs/08_models.ipynb #c055c
 def limit_pixels(
@@ -211,9 +232,8 @@ def load(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A vision-language model and its processor, by their own recorded classes; weights from safetensors only."""
     options = dict(quantization_config=_four_bits(dtype)) if quantised else {}
-    if Path(name).is_dir():
-        _check_folder(Path(name))
-    processor = AutoProcessor.from_pretrained(name)
+    _check_name(name)
+    processor = _processor(name)
     if max_pixels:
         limit_pixels(processor, max_pixels)
     return AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True, **options), processor

@@ -25,8 +25,8 @@ except ImportError:  # Windows
     fcntl = None
 
 # %% auto #0
-__all__ = ['PACKAGES', 'write_text', 'write_json', 'read_json', 'environment', 'first_process', 'start_run', 'sole_use',
-           'log_line', 'read_log', 'forget_after', 'last_checkpoint', 'RecordCallback']
+__all__ = ['PACKAGES', 'BEFORE_A_STEP', 'write_text', 'write_json', 'read_json', 'environment', 'first_process', 'start_run',
+           'sole_use', 'log_line', 'read_log', 'forget_after', 'last_checkpoint', 'RecordCallback']
 
 # %% ../nbs/07a_records.ipynb #c007
 def write_text(path: Path, text: str) -> None:
@@ -103,11 +103,14 @@ def _flat(config: dict, before: str = "") -> dict:
     return found
 
 # %% ../nbs/07a_records.ipynb #c021
+BEFORE_A_STEP = {"config.json", "env.json", "groups", "groups.jsonl"}  # what a run writes before its first step is done
+
+
 def start_run(
     folder: str | Path,  # of the run, made when missing
     config: dict,  # everything that decides the result
 ) -> Path:
-    """Write config.json and env.json; raises ValueError when the folder holds a run with another config."""
+    """Write config.json and env.json; raises ValueError when the folder holds results of another config."""
     folder, config = Path(folder), json.loads(json.dumps(config))  # as it will be read again: tuples become lists
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
@@ -116,10 +119,11 @@ def start_run(
     if path.is_file():
         known, now = _flat(read_json(path)), _flat(config)
         changed = sorted(key for key in {*known, *now} - {"command"} if known.get(key) != now.get(key))
-        if changed:
+        if not changed:
+            return folder
+        if {file.name for file in folder.iterdir()} - BEFORE_A_STEP:  # something came of it
             raise ValueError(f"{folder} holds another run: {changed[0]} was {known.get(changed[0])!r}, "
                              f"now {now.get(changed[0])!r}; choose another folder or remove it")
-        return folder
     write_json(folder / "env.json", environment())
     write_json(path, config)
     return folder
@@ -209,4 +213,9 @@ class RecordCallback(TrainerCallback):
             self.bar.set_postfix({name: f"{value:.3f}" for name, value in list(row.items())[:3]})
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Leave the progress bar as it is; what is printed next gets a line of its own."""
+        if self.bar:
+            self.bar.close()

@@ -45,7 +45,7 @@ def train_sft(
     """Supervised fine-tuning on the same rows: the loss is on the solution only."""
     trainer = SFTTrainer(
         model=model, processing_class=processor, train_dataset=_sft_rows(rows), args=_sft_config(settings, folder),
-        callbacks=[RecordCallback(folder, "SFT", _SFT_COLUMNS)],
+        callbacks=[RecordCallback(folder, f"SFT, rate {settings.learning_rate:g}", _SFT_COLUMNS)],
     )
     run_trainer(trainer, folder)
     return model

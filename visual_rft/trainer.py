@@ -353,7 +353,11 @@ def run_trainer(
     if checkpoint and int(Path(checkpoint).name.split("-")[1]) >= trainer.args.max_steps:
         trainer._load_from_checkpoint(checkpoint)
     else:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        finally:  # of an error or a Ctrl-C, too
+            for callback in trainer.callback_handler.callbacks:
+                callback.close() if isinstance(callback, RecordCallback) else None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(Path(folder) / "model"))
 
