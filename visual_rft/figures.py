@@ -99,7 +99,8 @@ def _show_answer(axis: plt.Axes, row: dict, text: str, name: str) -> None:
     asked = f"true: {true.name}, said: {parsed.name}" if row["task"] == "classification" else row["category"]
     axis.set_title(textwrap.fill(_plain(f"{name}: {asked}"), 36), fontsize=8)
     thought = _plain((parsed.thinking or parsed.answer or "").strip())
-    axis.set_xlabel(textwrap.fill(textwrap.shorten(thought, 130), 40), fontsize=7)
+    shown = textwrap.fill(" ".join(thought.split()), 40, max_lines=3, placeholder=" [...]")
+    axis.set_xlabel(shown, fontsize=7)
     axis.set_xticks([]), axis.set_yticks([])
 
 # %% ../nbs/14a_figures.ipynb #c018
