@@ -70,7 +70,7 @@ def comparison_text() -> list[str]:
     return [
         f"from {8 * settings['shots']} pictures",
         f"from {score['start']:.2f} to {score['GRPO']:.2f}.",
-        f"in {share} of the time",
+        f"One training of SFT, which is shown the boxes, takes {share} of the time",
         f"GRPO ends above SFT with these three seeds, by {first}, {second} and {third}:",
         f"the gains are {gains[0]:.2f} and {gains[1]:.2f}.",
         f"{settings['test_scenes'] + settings['test_negatives']} other pictures for the test",
