@@ -400,7 +400,7 @@ def _imagined_scene(random: np.random.RandomState, pixels: np.ndarray) -> Scene:
 
 # %% ../nbs/09_pretraining.ipynb #c087
 def tokenizer_corpus(
-    count: int = 4000,  # how many questions
+    count: int = 4000,  # how many imagined scenes
     seed: int = 5,  # of the random boxes and names
 ) -> Iterator[str]:
     """Prompts and replies without pictures, from which the tokenizer learns its phrases."""
