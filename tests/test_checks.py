@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from visual_rft import data, prompts, sources
+from visual_rft import data, models, prompts, sources
 from visual_rft.checks import LEVELS, check_rows, findings_table
 from visual_rft.cli import main
 
@@ -199,6 +199,30 @@ def test_settings_that_cannot_be_are_one_line(tmp_path: Path, capsys) -> None:
     said = capsys.readouterr().err
     assert all(name in said for name in ("few-shot-detection", "ablations", "probes"))
     assert not (tmp_path / "none").exists()
+
+
+def test_rows_of_ones_own_are_recorded_as_such_and_an_error_leaves_the_bar_closed(tmp_path: Path, capsys) -> None:
+    PICTURE.save(tmp_path / "picture.png")
+    row = dict(image="picture.png", problem=prompts.detection_prompt("cat"),
+               solution=prompts.completion(prompts.detection_answer([BOX])))
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    train = ["grpo", "--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1",
+             "--prompts", "1", "--group", "2", "--max-completion-length", "4"]
+    assert main([*train, "--loss", "foo"]) == 2
+    assert "\nvisual-rft: error: Unknown loss type: foo" in capsys.readouterr().err  # on a line of its own
+    assert main(train) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"] == str(tmp_path / "rows.jsonl") and not {"study", "shots"} & set(config)
+
+
+def test_a_model_that_the_hub_does_not_give_is_one_line(monkeypatch) -> None:
+    def refuse(name: str) -> None:
+        raise OSError("We couldn't connect\nto the hub")
+
+    monkeypatch.setattr(models.AutoProcessor, "from_pretrained", refuse)
+    with pytest.raises(FileNotFoundError) as error:
+        models.load("foo/bar")
+    assert str(error.value) == "foo/bar: neither a folder here nor fetched from the hub: We couldn't connect to the hub"
 
 
 def test_a_finished_training_says_so_and_a_mistyped_start_leaves_no_trace(tmp_path: Path, capsys) -> None:

@@ -131,14 +131,31 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_start_of_which_nothing_came_gives_its_folder_up(tmp_path: Path) -> None:
+def test_a_start_of_which_nothing_came_gives_its_folder_up_to_who_holds_it(tmp_path: Path) -> None:
     start_run(tmp_path, dict(steps=3, loss="dapoo"))
-    start_run(tmp_path, dict(steps=3, loss="dapo"))
+    (tmp_path / "groups").mkdir()
+    (tmp_path / "groups" / "a.png").touch()
+    (tmp_path / "groups.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="holds another run: loss was 'dapoo', now 'dapo'"):
+        start_run(tmp_path, dict(steps=3, loss="dapo"))  # it may have just begun
+    start_run(tmp_path, dict(steps=3, loss="dapo"), held=True)
     assert json.loads((tmp_path / "config.json").read_text()) == dict(steps=3, loss="dapo")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "env.json"]  # no groups of the other
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(ValueError, match="holds another run: loss was 'dapo', now 'grpo'"):
-        start_run(tmp_path, dict(steps=3, loss="grpo"))
+        start_run(tmp_path, dict(steps=3, loss="grpo"), held=True)
     assert json.loads((tmp_path / "config.json").read_text()) == dict(steps=3, loss="dapo")
+
+
+def test_equal_rows_are_the_same_run_wherever_they_are_from(tmp_path: Path) -> None:
+    """A file that was moved, and records that name their rows otherwise; without a hash the words decide."""
+    start_run(tmp_path / "a", dict(data_hash="x", data="", study="few-shot-detection", shots=4))
+    start_run(tmp_path / "a", dict(data_hash="x", data="moved.jsonl"))
+    with pytest.raises(ValueError, match="data_hash was 'x', now 'y'"):
+        start_run(tmp_path / "a", dict(data_hash="y"))
+    start_run(tmp_path / "b", dict(shots=1))
+    with pytest.raises(ValueError, match="shots was 1, now 2"):
+        start_run(tmp_path / "b", dict(shots=2))
 
 
 def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
@@ -152,7 +169,7 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> No
         rows = miniature.few_shot_rows(1, 0, miniature.FEW_SHOT[:1])
         with pytest.raises(ValueError, match="in use by another process"):
             fine_tune("sft", "", rows, SFTSettings(steps=1), tmp_path)
-        assert not (tmp_path / "metrics.csv").exists()
+        assert not (tmp_path / "metrics.csv").exists() and not (tmp_path / "config.json").exists()
         other.kill()
     with sole_use(tmp_path), pytest.raises(ValueError, match="in use"), sole_use(tmp_path):
         pass  # it was free again, and is held now

@@ -98,12 +98,13 @@ def _box_faults(box: Sequence[float]) -> list[Fault]:
 
 # %% ../nbs/06b_checks.ipynb #c017r
 _PLACES = re.compile(r"Position\W{1,5}\[([^\[\]]{0,200})\]")
-_NUMBERS = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?", re.ASCII)
+_CORNERS = re.compile(r"\(\s*\d{1,6}\s*,\s*\d{1,6}\s*\)\s*,\s*\(\s*\d{1,6}\s*,\s*\d{1,6}\s*\)", re.ASCII)
+_NUMBERS = re.compile(r"-?\d{1,20}(?:\.\d{1,40})?(?:[eE][-+]?\d{1,3})?", re.ASCII)
 
 
 def _reason(task: str, answer: str) -> str:
     """Why the first rejected box of an answer means nothing."""
-    for place in _PLACES.findall(answer) if task == "detection" else [answer]:
+    for place in (_PLACES if task == "detection" else _CORNERS).findall(answer):
         numbers = [float(text) for text in _NUMBERS.findall(place)]
         if len(numbers) != 4:
             return f"({place.strip()[:60]}) is not four numbers"
@@ -115,7 +116,7 @@ def _reason(task: str, answer: str) -> str:
             return f"no area in ({shown})"
         if not (0 <= min(numbers) and max(numbers) < MAX_COORDINATE):
             return f"numbers out of range in ({shown})"
-    return "no Position, or a Confidence beyond 0 and 1"
+    return "no list of four numbers that can be read, or a Confidence beyond 0 and 1"
 
 # %% ../nbs/06b_checks.ipynb #c017s
 def _solution_faults(task: str, solution: str) -> tuple[list, list[Fault]]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from .settings import LARGE, CompareSettings, GRPOSettings, PlanSettings, PretrainConfig, SFTSettings, Workload
 
@@ -565,12 +565,20 @@ EPILOG = """examples:
   visual-rft lab                           the notebooks, beginning with the tour
 """
 
+# %% ../nbs/19_cli.ipynb #c029p
+def _version() -> str:
+    """Of the installed package."""
+    try:
+        return version("visual_rft")
+    except PackageNotFoundError:
+        return "(not installed)"
+
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser("visual-rft", description=DESCRIPTION, epilog=EPILOG,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    main.add_argument("--version", action="version", version=f"visual_rft {version('visual_rft')}")
+    main.add_argument("--version", action="version", version=f"visual_rft {_version()}")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_compare(commands)
     for name in METHODS:

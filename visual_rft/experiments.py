@@ -122,10 +122,10 @@ def fine_tune(
     own = {name: [reward.__name__ for reward in given] for name, given in options.items()}
     Path(folder).mkdir(parents=True, exist_ok=True)
     with sole_use(folder):  # from the record on: a second process must not replace it
-        folder = start_run(folder, config | own | details | dict(command=command))
-        if (folder / "model" / "model.safetensors").is_file():
-            return models.load(str(folder / "model"), models.stored_dtype(settings.dtype, settings.lora_rank))
-        return _train(method, start, rows, settings, folder, options)
+        folder = start_run(folder, config | own | details | dict(command=command), held=True)
+        if not (folder / "model" / "model.safetensors").is_file():
+            return _train(method, start, rows, settings, folder, options)
+    return models.load(str(folder / "model"), models.stored_dtype(settings.dtype, settings.lora_rank))
 
 # %% ../nbs/15_experiments.ipynb #c034
 def trained_seconds(folder: Path) -> float:

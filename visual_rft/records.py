@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,8 +26,8 @@ except ImportError:  # Windows
     fcntl = None
 
 # %% auto #0
-__all__ = ['PACKAGES', 'BEFORE_A_STEP', 'write_text', 'write_json', 'read_json', 'environment', 'first_process', 'start_run',
-           'sole_use', 'log_line', 'read_log', 'forget_after', 'last_checkpoint', 'RecordCallback']
+__all__ = ['PACKAGES', 'BEFORE_A_STEP', 'TOLD', 'write_text', 'write_json', 'read_json', 'environment', 'first_process',
+           'start_run', 'sole_use', 'log_line', 'read_log', 'forget_after', 'last_checkpoint', 'RecordCallback']
 
 # %% ../nbs/07a_records.ipynb #c007
 def write_text(path: Path, text: str) -> None:
@@ -104,26 +105,42 @@ def _flat(config: dict, before: str = "") -> dict:
 
 # %% ../nbs/07a_records.ipynb #c021
 BEFORE_A_STEP = {"config.json", "env.json", "groups", "groups.jsonl"}  # what a run writes before its first step is done
+TOLD = {"command", "data", "study", "shots"}  # where rows are from, in words; their hash decides
 
 
+def _changed(known: dict, now: dict) -> list[str]:
+    """The settings in which two configurations differ, each as a sentence."""
+    known, now = _flat(known), _flat(now)
+    apart = {*known, *now} - (TOLD if "data_hash" in known else {"command"})
+    return [f"{key} was {known.get(key)!r}, now {now.get(key)!r}" for key in sorted(apart) if known.get(key) != now.get(key)]
+
+
+def _given_up(folder: Path) -> bool:
+    """Whether nothing has come of the run in a folder; what it left there is removed."""
+    if {file.name for file in folder.iterdir()} - BEFORE_A_STEP:
+        return False
+    (folder / "groups.jsonl").unlink(missing_ok=True)
+    shutil.rmtree(folder / "groups", ignore_errors=True)
+    return True
+
+# %% ../nbs/07a_records.ipynb #c021s
 def start_run(
     folder: str | Path,  # of the run, made when missing
     config: dict,  # everything that decides the result
+    held: bool = False,  # by `sole_use`: a failed start is replaced
 ) -> Path:
-    """Write config.json and env.json; raises ValueError when the folder holds results of another config."""
+    """Write config.json and env.json; raises ValueError when the folder holds a run with another config."""
     folder, config = Path(folder), json.loads(json.dumps(config))  # as it will be read again: tuples become lists
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     if not first_process():
         return folder
     if path.is_file():
-        known, now = _flat(read_json(path)), _flat(config)
-        changed = sorted(key for key in {*known, *now} - {"command"} if known.get(key) != now.get(key))
+        changed = _changed(read_json(path), config)
         if not changed:
             return folder
-        if {file.name for file in folder.iterdir()} - BEFORE_A_STEP:  # something came of it
-            raise ValueError(f"{folder} holds another run: {changed[0]} was {known.get(changed[0])!r}, "
-                             f"now {now.get(changed[0])!r}; choose another folder or remove it")
+        if not (held and _given_up(folder)):
+            raise ValueError(f"{folder} holds another run: {changed[0]}; choose another folder or remove it")
     write_json(folder / "env.json", environment())
     write_json(path, config)
     return folder

@@ -358,6 +358,7 @@ def run_trainer(
         finally:  # of an error or a Ctrl-C, too
             for callback in trainer.callback_handler.callbacks:
                 callback.close() if isinstance(callback, RecordCallback) else None
+    trainer.accelerator.wait_for_everyone()  # before the first process removes the checkpoint
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(Path(folder) / "model"))
 
