@@ -185,7 +185,12 @@ def headline() -> list[str]:
     """The table over all studies, and the lead on rare creatures below it."""
     cells = reproduce.read_cells(RUNS / "studies" / "open-vocabulary")[4]
     lead = [cell["GRPO, plain question"]["rare: AP"] - cell["SFT"]["rare: AP"] for cell in cells]
+    words, ahead = {1: "one", 2: "two", 4: "four", 8: "eight", 16: "sixteen"}, []
+    for shots, found in reproduce.read_cells(RUNS / "studies" / "few-shot-detection").items():
+        gaps = [cell["GRPO, plain question"]["AP"] - cell["SFT"]["AP"] for cell in found]
+        ahead += [words[shots]] if statistics.mean(gaps) > 2 * statistics.stdev(gaps) / len(gaps) ** 0.5 else []
     return [*reproduce.headline_table(RUNS / "studies").splitlines(),
+            f"two standard errors with {', '.join(ahead[:-1])} and {ahead[-1]} pictures a category",
             f"far ahead, {reproduce.mean_and_error(lead)} with the plain question, on rare creatures"]  # fmt: skip
 
 
@@ -201,7 +206,8 @@ def ablated() -> list[str]:
         return reproduce.mean_and_error(gaps).replace("-", "−")
 
     return [f"are worse ({shown('rewards-paper')} in AP)", f"all weights ({shown('sft-lora-64')} with a search",
-            f"at temperature 1.5 is worse ({shown('temperature-1.5')})"]
+            f"at temperature 1.5 is worse ({shown('temperature-1.5')})",
+            f"is worse than SFT of 200 steps ({shown('sft-long')})"]
 
 
 def estimates() -> list[str]:
