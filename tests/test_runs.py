@@ -121,7 +121,6 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
 def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     start_run(tmp_path, dict(steps=3, seed=1, command="a"))
     assert start_run(tmp_path, dict(steps=3, seed=1, command="b")) == tmp_path
-    (tmp_path / "metrics.csv").write_text("step\n1\n")
     with pytest.raises(ValueError, match="holds another run: steps was 3, now 4"):
         start_run(tmp_path, dict(steps=4, seed=1))
     recorded = json.loads((tmp_path / "env.json").read_text())

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 
 from . import data, prompts
 from .boxes import area
-from .parsing import MAX_COORDINATE, PARSERS
+from .parsing import _CORNERS, MAX_COORDINATE, PARSERS
 from .sources import Published, shown_size
 
 # %% auto #0
@@ -98,13 +98,13 @@ def _box_faults(box: Sequence[float]) -> list[Fault]:
 
 # %% ../nbs/06b_checks.ipynb #c017r
 _PLACES = re.compile(r"Position\W{1,5}\[([^\[\]]{0,200})\]")
-_CORNERS = re.compile(r"\(\s*\d{1,6}\s*,\s*\d{1,6}\s*\)\s*,\s*\(\s*\d{1,6}\s*,\s*\d{1,6}\s*\)", re.ASCII)
 _NUMBERS = re.compile(r"-?\d{1,20}(?:\.\d{1,40})?(?:[eE][-+]?\d{1,3})?", re.ASCII)
 
 
 def _reason(task: str, answer: str) -> str:
     """Why the first rejected box of an answer means nothing."""
-    for place in (_PLACES if task == "detection" else _CORNERS).findall(answer):
+    corners = [match[0] for match in _CORNERS.finditer(answer)]  # as the parser of grounding finds them
+    for place in _PLACES.findall(answer) if task == "detection" else corners:
         numbers = [float(text) for text in _NUMBERS.findall(place)]
         if len(numbers) != 4:
             return f"({place.strip()[:60]}) is not four numbers"

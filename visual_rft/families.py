@@ -154,7 +154,7 @@ def push_model(
     public: bool = False,  # for everybody to see
     config: dict | None = None,  # of the run, for the description
 ) -> str:
-    """Upload a saved model to the hub; its address there. Raises FileNotFoundError for a folder without weights, ValueError for another name."""
+    """Upload a saved model to the hub; its address there. FileNotFoundError without weights, ValueError for another name."""
     folder = Path(folder)
     if name.count("/") != 1 or not all(name.split("/")):
         raise ValueError(f"expected the name on the hub as OWNER/NAME, such as somebody/cats, not {name!r}")
